@@ -1,0 +1,58 @@
+"""GPU memory shared by its operating-system handle: between processes, instances and APIs.
+
+    import extmem
+
+    with extmem.open_device() as gpu:
+        frame = gpu.allocate(1920 * 1080 * 4, export="opaque_fd")
+        frame.numpy()[:] = 7
+        handle = frame.export()          # pass it on, import it there
+
+`extmem.vk` has the specification's own names.
+"""
+
+from __future__ import annotations
+
+from extmem.errors import (
+    ClosedError,
+    CommandUnavailable,
+    DriverError,
+    DriverNotFound,
+    ExtmemError,
+    Problem,
+    RuleViolation,
+    Unsupported,
+    ViewsAlive,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Buffer",
+    "ClosedError",
+    "CommandUnavailable",
+    "Device",
+    "DriverError",
+    "DriverNotFound",
+    "ExtmemError",
+    "Handle",
+    "Memory",
+    "Problem",
+    "RuleViolation",
+    "Unsupported",
+    "ViewsAlive",
+    "open_device",
+    "physical_devices",
+    "vk",
+    "win32",
+]
+
+from extmem import vk, win32
+from extmem.device import Device
+from extmem.handles.handle import Handle
+from extmem.memory import Memory
+from extmem.opening import open_device, physical_devices
+from extmem.resources import Buffer
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

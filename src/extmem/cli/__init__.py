@@ -1,0 +1,107 @@
+"""The command line: `extmem devices`, `extmem demo`.
+
+Exit codes: 0 it worked, 1 it did not, 2 the command was wrong. Answers go to stdout, everything
+else to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from extmem.errors import ExtmemError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="extmem",
+    help="GPU memory shared by its operating-system handle, without a copy.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Driver = Annotated[
+    str,
+    typer.Option(
+        "--driver",
+        help="auto, embedded, system, or the path of a driver's library or manifest.",
+        show_default=True,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+def version(show: bool) -> None:
+    if show:
+        from extmem import __version__
+
+        typer.echo(f"extmem {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is chosen.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="The version.")
+    ] = False,
+) -> None:
+    """GPU memory shared by its operating-system handle, without a copy."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if verbose else logging.WARNING,
+        format="extmem: %(message)s",
+    )
+
+
+@app.command("devices")
+def devices_command(driver: Driver = "all", as_json: Json = False) -> None:
+    """List every device of every driver found, and what each can share."""
+    from extmem.cli.devices import collect, show
+
+    found = collect(driver)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        show(found)
+
+
+@app.command("demo")
+def demo_command(
+    driver: Driver = "auto",
+    seconds: Annotated[float, typer.Option(help="How long to hand pictures over.", min=0.1)] = 3.0,
+    handle_type: Annotated[
+        str, typer.Option(help="The handle to share by; by default what the device has.")
+    ] = "auto",
+    picture: Annotated[
+        str, typer.Option(help="Where the received picture goes; by default a temporary file.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Two processes, one picture in shared memory, no copy: published here, checked there."""
+    from extmem.cli.demo import run, show
+
+    result: dict[str, Any] = run(driver, seconds, handle_type, picture or None)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        show(result)
+    if result["frames_wrong"] or not result["frames"]:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The entry point: errors of ours are one sentence, not a traceback."""
+    try:
+        app()
+    except (ExtmemError, OSError) as error:
+        print(f"extmem: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("extmem: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,107 @@
+"""`extmem devices`: every device of every driver found."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from extmem import physical_devices
+from extmem.capabilities import PhysicalDevice
+from extmem.drivers.open import open_driver
+from extmem.errors import ExtmemError
+from extmem.vk.instances import choose_driver
+
+__all__ = ["collect", "show"]
+
+
+def collect(driver: str = "all") -> dict[str, Any]:
+    """The devices of one driver, or of all, as plain data.
+
+    >>> [each["driver"] for each in collect("embedded")["devices"]]
+    ['embedded', 'embedded']
+    """
+    names = ["system", "embedded"] if driver == "all" else [driver]
+    found: list[dict[str, Any]] = []
+    missing: list[dict[str, str]] = []
+    for name in names:
+        try:
+            actual = choose_driver(name).driver.name
+            origin = open_driver(actual).origin
+            found += [_plain(actual, origin, each) for each in physical_devices(actual)]
+        except ExtmemError as error:
+            if driver != "all":
+                raise
+            missing.append({"driver": name, "reason": str(error)})
+    choice = choose_driver("auto" if driver == "all" else driver)
+    return {
+        "devices": found,
+        "missing": missing,
+        "default": {"driver": choice.driver.name, "reason": choice.reason},
+    }
+
+
+def _plain(driver: str, origin: str, device: PhysicalDevice) -> dict[str, Any]:
+    return {
+        "driver": driver,
+        "origin": origin,
+        "index": device.index,
+        "name": device.name,
+        "kind": device.kind,
+        "api_version": device.api_version,
+        "driver_info": device.driver,
+        "device_uuid": device.device_uuid.hex(),
+        "driver_uuid": device.driver_uuid.hex(),
+        "luid": device.luid.hex() if device.luid is not None else None,
+        "node_mask": device.node_mask,
+        "memory_types": [
+            {
+                "index": each.index,
+                "flags": list(each.flags),
+                "heap": each.heap,
+                "heap_size": each.heap_size,
+            }
+            for each in device.memory_types
+        ],
+        "export": [s.handle_type.name for s in device.sharing if s.exportable],
+        "import": [s.handle_type.name for s in device.sharing if s.importable],
+        "dedicated_only": [s.handle_type.name for s in device.sharing if s.dedicated_only],
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    """The same for people."""
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    for device in found["devices"]:
+        table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        table.add_row("driver", f"{device['driver']} ({device['origin']}); {device['driver_info']}")
+        table.add_row("Vulkan", f"{device['api_version']}, {device['kind'].replace('_', ' ')}")
+        table.add_row("device UUID", device["device_uuid"])
+        table.add_row("driver UUID", device["driver_uuid"])
+        table.add_row("LUID", device["luid"] or "none")
+        for each in device["memory_types"]:
+            flags = " ".join(each["flags"]) or "no flags"
+            table.add_row(f"memory {each['index']}", f"{flags} ({_bytes(each['heap_size'])})")
+        table.add_row("exports", ", ".join(device["export"]) or "nothing")
+        table.add_row("imports", ", ".join(device["import"]) or "nothing")
+        if device["dedicated_only"]:
+            table.add_row("dedicated", "always for " + ", ".join(device["dedicated_only"]))
+        console.print(f"[bold]{device['driver']} {device['index']}: {device['name']}[/bold]")
+        console.print(table)
+        console.print()
+    for each in found["missing"]:
+        console.print(f"{each['driver']}: none ({each['reason']})")
+    default = found["default"]
+    console.print(f"open_device() takes the {default['driver']} driver: {default['reason']}")
+
+
+def _bytes(size: int) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            return f"{size:.0f} {unit}" if size == int(size) else f"{size:.1f} {unit}"
+        size = size / 1024  # type: ignore[assignment]
+    return str(size)

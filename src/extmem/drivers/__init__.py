@@ -1,0 +1,1 @@
+"""What answers Vulkan's commands: the system's driver, or the embedded device."""

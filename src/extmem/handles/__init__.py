@@ -1,0 +1,1 @@
+"""Operating-system handles: owned once, closed once."""

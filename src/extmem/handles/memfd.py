@@ -1,0 +1,81 @@
+"""Pages of shared memory behind a descriptor: made, mapped, taken away."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+import os
+import sys
+from typing import Any
+
+__all__ = ["make", "map_pages", "unmap_pages", "whole_pages"]
+
+_PAGE = mmap.PAGESIZE
+_FAILED = ctypes.c_void_p(-1).value
+
+
+def whole_pages(size: int) -> int:
+    """The next multiple of the size of a page."""
+    return (size + _PAGE - 1) // _PAGE * _PAGE
+
+
+def make(size: int) -> int:
+    """A descriptor of `size` bytes of zeros that nobody can shorten: a read would fault then."""
+    if sys.platform == "win32":
+        raise NotImplementedError
+    import fcntl
+
+    fd = os.memfd_create("extmem-section", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        # Another user who gets a descriptor for reading cannot make one for writing out of it.
+        os.fchmod(fd, 0o600)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def map_pages(fd: int, size: int, write: bool) -> int:
+    """Map a descriptor from its start; the address.
+
+    Without `write` the pages are mapped through a descriptor that cannot write, so that nobody can
+    make them writable afterwards.
+    """
+    if sys.platform == "win32":
+        raise NotImplementedError
+    read_only, here = 1, fd
+    if not write:
+        try:
+            here = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # no /proc
+            here = fd
+    try:
+        shared, rights = 1, read_only | (2 if write else 0)
+        address = _libc().mmap(None, size, rights, shared, here, 0)
+        code = ctypes.get_errno()
+    finally:
+        if here != fd:
+            os.close(here)
+    if address is None or address == _FAILED:
+        raise OSError(code, os.strerror(code))
+    return int(address)
+
+
+def unmap_pages(address: int, size: int) -> None:
+    """Take a mapping away."""
+    if _libc().munmap(address, size) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+@functools.cache
+def _libc() -> Any:
+    library = ctypes.CDLL(None, use_errno=True)
+    number, address = ctypes.c_int, ctypes.c_void_p
+    library.mmap.argtypes = (address, ctypes.c_size_t, number, number, number, ctypes.c_long)
+    library.mmap.restype = address
+    library.munmap.argtypes = (address, ctypes.c_size_t)
+    return library

@@ -1,0 +1,125 @@
+"""Kernel objects and the numbers that stand for them, where the system has neither.
+
+An object knows nothing of numbers, a handle table nothing of names. `extmem.handles.table` puts
+them together for one process; a service that does so for many needs one table for each of them,
+and one namespace.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import os
+from collections import deque
+from dataclasses import dataclass
+from typing import SupportsIndex
+
+from extmem.handles import memfd, winerror
+from extmem.handles.access import PROCESS, SECTION, Kind
+from extmem.handles.sddl import Descriptor
+from extmem.handles.winerror import failure
+
+__all__ = ["Entry", "HandleTable", "KernelObject", "Process", "Section"]
+
+_numbers = itertools.count(1)
+
+
+class KernelObject:
+    """Something that handles stand for. It ends with the last of them."""
+
+    def __init__(self, kind: Kind, security: Descriptor, name: str | None = None) -> None:
+        self.kind = kind
+        self.security = security
+        self.name = name  # canonical
+        self.handles = 0  # how many stand for it, in all tables
+        self.identity = next(_numbers)  # never used again
+
+    def end(self) -> None:
+        """Give back what it holds."""
+
+
+class Section(KernelObject):
+    """Shared memory: whole pages of zeros. It owns a descriptor; mapped views keep the pages."""
+
+    def __init__(self, size: int, security: Descriptor, name: str | None = None) -> None:
+        super().__init__(SECTION, security, name)
+        self.size = memfd.whole_pages(size)  # bytes
+        self._fd = memfd.make(self.size)
+
+    def view(self, size: int, write: bool) -> int:
+        """Map the section from its start; the address."""
+        return memfd.map_pages(self._fd, size, write)
+
+    def end(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class Process(KernelObject):
+    """A process, whose handle table a handle with the right to duplicate leads to."""
+
+    def __init__(self, process_id: int, security: Descriptor) -> None:
+        super().__init__(PROCESS, security)
+        self.process_id = process_id
+
+
+@dataclass(slots=True)
+class Entry:
+    """What a handle is: an object, and what may be done to it through this handle."""
+
+    object: KernelObject
+    access: int  # the kernel's bits
+    flags: int  # HANDLE_FLAG_INHERIT, HANDLE_FLAG_PROTECT_FROM_CLOSE
+
+
+class HandleTable:
+    """The handles of one process.
+
+    A number is not used again before another `rest` have been closed: one that is closed and used
+    once more by mistake should meet nothing, and not somebody else's object.
+    """
+
+    highest = 1 << 24
+
+    def __init__(self, rest: int = 1024) -> None:
+        self._entries: dict[int, Entry] = {}
+        self._closed: deque[int] = deque()  # free numbers, the longest free one first
+        self._next = 4
+        self._rest = rest
+
+    def add(self, item: KernelObject, access: int, flags: int) -> int:
+        """A new handle of an object."""
+        if len(self._closed) > self._rest or (self._closed and self._next > self.highest):
+            number = self._closed.popleft()
+        elif self._next <= self.highest:
+            number, self._next = self._next, self._next + 4
+        else:
+            raise failure(winerror.NO_SYSTEM_RESOURCES, "cannot make a handle")
+        self._entries[number] = Entry(item, access, flags)
+        item.handles += 1
+        return number
+
+    def get(self, handle: SupportsIndex) -> Entry:
+        """What a number stands for. OSError 6 if it is not open."""
+        number = operator.index(handle)
+        entry = self._entries.get(number)
+        if entry is None:
+            raise failure(
+                winerror.INVALID_HANDLE,
+                f"handle {number:#x} is not open",
+                "it was closed, or belongs to another process, or never was one",
+            )
+        return entry
+
+    def remove(self, handle: SupportsIndex) -> KernelObject | None:
+        """Close a handle; the object, if that was its last one in any table."""
+        item = self.get(handle).object
+        number = operator.index(handle)
+        del self._entries[number]
+        self._closed.append(number)
+        item.handles -= 1
+        return item if item.handles == 0 else None
+
+    def __len__(self) -> int:
+        return len(self._entries)

@@ -1,0 +1,284 @@
+"""Memory: one allocation of device memory, its views, and its way to others."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from extmem import vk
+from extmem.errors import ClosedError, Unsupported, ViewsAlive
+from extmem.handle_types import HandleType, memory_type
+from extmem.handles.handle import Handle, caller
+from extmem.vk import memories
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from extmem.device import Device
+
+__all__ = ["Memory"]
+
+
+class Memory:
+    """An allocation of device memory, made by `Device.allocate` or `Device.import_memory`.
+
+    >>> import extmem
+    >>> with extmem.open_device(driver="embedded") as gpu:
+    ...     with gpu.allocate(16) as memory:
+    ...         memory.numpy()[:4] = 7
+    ...         int(memory.numpy().sum())
+    28
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        handle: vk.VkDeviceMemory,
+        *,
+        size: int,
+        allocation_size: int,
+        memory_type_index: int,
+        exported: tuple[HandleType, ...],
+        imported: HandleType | None,
+        buffer: vk.VkBuffer | None,
+        keep: Any,
+    ) -> None:
+        self.device = device
+        self.size = size  # bytes that may be used
+        self.allocation_size = allocation_size  # bytes that the driver allocated for them
+        self.memory_type = device.physical.memory_types[memory_type_index]
+        self.exported = exported  # handle types that `export` can make
+        self.imported = imported  # the type that this memory was imported from
+        self._vk: vk.VkDeviceMemory | None = handle
+        self._dedicated_buffer = buffer
+        self._keep = keep  # host memory that was imported must outlive this object
+        self._mapping = threading.Lock()
+        self._first: Handle | None = None  # the NT handle that was fetched; its name lives with it
+        self._made = caller()
+
+    # -- state ----------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether the memory was freed."""
+        return self._vk is None
+
+    @property
+    def handle(self) -> vk.VkDeviceMemory:
+        """The VkDeviceMemory, for calls of `extmem.vk`; still owned by this object."""
+        if self._vk is None:
+            raise ClosedError("this memory is closed")
+        return self._vk
+
+    @property
+    def dedicated(self) -> bool:
+        """Whether the allocation belongs to one buffer alone."""
+        return self._dedicated_buffer is not None
+
+    def __repr__(self) -> str:
+        if self._vk is None:
+            return "<Memory, closed>"
+        parts = [f"{self.size} bytes", "+".join(self.memory_type.flags) or "no flags"]
+        if self.imported is not None:
+            parts.append(f"imported from {self.imported.name}")
+        if self.exported:
+            parts.append("exportable as " + ", ".join(each.name for each in self.exported))
+        if self.dedicated:
+            parts.append("dedicated")
+        return f"<Memory {', '.join(parts)}, on {self.device.physical.name}>"
+
+    # -- the bytes ------------------------------------------------------------------------------
+
+    @property
+    def host_visible(self) -> bool:
+        """Whether the processor can look at it."""
+        return "host_visible" in self.memory_type.flags
+
+    def view(self) -> memoryview:
+        """The bytes as a writable memoryview, without a copy. It keeps this memory alive."""
+        return memoryview(self._array()).cast("B")[: self.size]
+
+    def numpy(
+        self, dtype: Any = "uint8", shape: int | Sequence[int] | None = None
+    ) -> np.ndarray[Any, Any]:
+        """The bytes as a NumPy array, without a copy.
+
+        Without a shape it is one-dimensional and as long as the memory holds whole elements.
+        Memory with living arrays cannot be closed.
+
+        >>> import extmem
+        >>> with extmem.open_device(driver="embedded") as gpu, gpu.allocate(24) as memory:
+        ...     memory.numpy("float32", (2, 3)).shape
+        (2, 3)
+        """
+        import numpy as np
+
+        kind = np.dtype(dtype)
+        if kind.hasobject:
+            raise TypeError(
+                f"dtype {kind} holds Python objects, which mean nothing in shared memory"
+            )
+        wanted: tuple[int, ...]
+        if shape is None:
+            wanted = (self.size // kind.itemsize,)
+        else:
+            wanted = (shape,) if isinstance(shape, int) else tuple(shape)
+        needed = kind.itemsize
+        for extent in wanted:
+            if extent < 0:
+                raise ValueError(f"shape is {wanted}; no extent can be negative")
+            needed *= extent
+        if needed > self.size:
+            raise ValueError(
+                f"{wanted} of {kind} needs {needed} bytes; this memory has {self.size}"
+            )
+        return np.ndarray(wanted, kind, buffer=self._array())
+
+    def array(self, shape: int | Sequence[int], dtype: Any = "uint8") -> np.ndarray[Any, Any]:
+        """`numpy`, with the shape first."""
+        return self.numpy(dtype, shape)
+
+    def _array(self) -> Any:
+        """The ctypes array that all views hang on, mapping the memory if it is not mapped yet."""
+        if not self.host_visible:
+            raise Unsupported(
+                f"{self!r} is not visible to the processor: allocate with memory='host_visible', "
+                "or copy it into such memory with Device.copy"
+            )
+        vk_device = self.device.handle
+        with self._mapping:  # two threads may look first
+            mapping = memories.mapping_of(vk_device, self.handle)
+            if mapping is None:
+                vk.vkMapMemory(vk_device, self.handle, 0, vk.VK_WHOLE_SIZE)
+                mapping = memories.mapping_of(vk_device, self.handle)
+                assert mapping is not None
+            array = mapping.array()
+        # A view must keep this object, and the object keeps the allocation.
+        array.owner = self
+        return array
+
+    @property
+    def views(self) -> int:
+        """How many views of the bytes are alive."""
+        if self._vk is None:
+            return 0
+        mapping = memories.mapping_of(self.device.handle, self._vk)
+        return mapping.views() if mapping is not None else 0
+
+    def flush(self) -> None:
+        """Make what the processor wrote visible to the device. Needed unless host_coherent."""
+        if self.views and "host_coherent" not in self.memory_type.flags:
+            vk.vkFlushMappedMemoryRanges(self.device.handle, 1, [self._whole_range()])
+
+    def invalidate(self) -> None:
+        """Make what the device wrote visible to the processor. Needed unless host_coherent."""
+        if self.views and "host_coherent" not in self.memory_type.flags:
+            vk.vkInvalidateMappedMemoryRanges(self.device.handle, 1, [self._whole_range()])
+
+    def _whole_range(self) -> vk.VkMappedMemoryRange:
+        return vk.VkMappedMemoryRange(memory=self.handle, offset=0, size=vk.VK_WHOLE_SIZE)
+
+    # -- sharing --------------------------------------------------------------------------------
+
+    def export(self, handle_type: str | int | None = None) -> Handle:
+        """A new OS handle of this memory, owned by what is returned.
+
+        `handle_type` may be left out where the memory is exportable as one type only.
+        """
+        if handle_type is None:
+            if len(self.exported) != 1:
+                names = ", ".join(each.name for each in self.exported) or "none"
+                raise ValueError(
+                    f"say which handle type; this memory can be exported as: {names} "
+                    "(Device.allocate(..., export=...) decides)"
+                )
+            wanted = self.exported[0]
+        else:
+            wanted = memory_type(handle_type)
+        if wanted not in self.exported:
+            names = ", ".join(each.name for each in self.exported) or "nothing"
+            raise Unsupported(
+                f"this memory was not allocated to be exported as {wanted.name}, but as {names}: "
+                f"allocate with export={wanted.name!r}"
+            )
+        return Handle(
+            self._fetch(wanted),
+            wanted,
+            size=self.size,
+            memory_type_index=self.memory_type.index,
+            device_uuid=self.device.physical.device_uuid,
+            dedicated=self.dedicated,
+        )
+
+    def _fetch(self, wanted: HandleType) -> int:
+        """A number that the caller will own. NT handles are fetched once and then duplicated."""
+        device = self.device.handle
+        if wanted.kind == "fd":
+            info = vk.VkMemoryGetFdInfoKHR(memory=self.handle, handleType=wanted.bit)
+            return vk.vkGetMemoryFdKHR(device, info)
+        fetch = vk.VkMemoryGetWin32HandleInfoKHR(memory=self.handle, handleType=wanted.bit)
+        if wanted.kind == "kmt":
+            return vk.vkGetMemoryWin32HandleKHR(device, fetch)
+        if self._first is None:
+            value = vk.vkGetMemoryWin32HandleKHR(device, fetch)
+            self._first = Handle(value, wanted, size=self.size)
+        return self._first.duplicate().detach()
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Free the memory. Raises ViewsAlive while views of it are alive. Safe to call again."""
+        if self._vk is None:
+            return
+        device = self.device.handle
+        mapping = memories.mapping_of(device, self._vk)
+        if mapping is not None:
+            mapping.require_unused("close this memory")
+        if self._dedicated_buffer is not None:
+            vk.vkDestroyBuffer(device, self._dedicated_buffer)
+            self._dedicated_buffer = None
+        vk.vkFreeMemory(device, self._vk)
+        if self._first is not None:
+            self._first.close()
+            self._first = None
+        self._vk = None
+        self._keep = None
+        self.device._forget(self)
+
+    def _close_when_unused(self) -> None:
+        """Close now, or as soon as the last view is gone."""
+        try:
+            self.close()
+        except ViewsAlive:
+            mapping = memories.mapping_of(self.device.handle, self.handle)
+            if mapping is not None:
+                mapping.when_unused(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            # The traceback of the error may hold views, and the error matters more than ours.
+            self._close_when_unused()
+
+    def __del__(self) -> None:
+        if getattr(self, "_vk", None) is not None:
+            warnings.warn(
+                f"memory of {self.size} bytes was never closed; made at {self._made}",
+                ResourceWarning,
+                stacklevel=2,
+            )
+            # A device that was destroyed under it took the memory with it.
+            if not self.device.closed:
+                self.close()

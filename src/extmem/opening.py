@@ -1,0 +1,96 @@
+"""Opening a device: which driver, which physical device."""
+
+from __future__ import annotations
+
+import logging
+
+from extmem import vk
+from extmem.capabilities import PhysicalDevice, describe
+from extmem.device import Device
+from extmem.errors import DriverNotFound, Unsupported
+from extmem.vk.instances import choose_driver
+
+__all__ = ["open_device", "physical_devices"]
+
+log = logging.getLogger("extmem")
+
+_NEWEST = int(vk.VK_API_VERSION_1_3)
+
+
+def open_device(
+    *,
+    driver: str = "auto",
+    index: int | None = None,
+    uuid: bytes | str | None = None,
+    checks: str | None = None,
+) -> Device:
+    """Open a device.
+
+    driver: "auto" (EXTMEM_DRIVER, or the system's if it can export memory, or the embedded one),
+        "embedded", "system", or the path of a driver's library or manifest
+    index, uuid: which physical device, as `extmem devices` lists them; by default the first that
+        can export memory
+    checks: "full", "cheap" or "off"; by default EXTMEM_CHECKS, or "full"
+
+    >>> with open_device(driver="embedded") as gpu:
+    ...     gpu.physical.name
+    'extmem embedded 0'
+    """
+    choice = choose_driver(driver)
+    instance = _instance(choice.driver.name, checks)
+    try:
+        found = vk.vkEnumeratePhysicalDevices(instance)
+        described = [describe(each, number) for number, each in enumerate(found)]
+        physical = _pick(described, index, uuid, choice.driver.name)
+        device = Device(instance, found[physical.index], physical, choice.reason)
+    except BaseException:
+        vk.vkDestroyInstance(instance)
+        raise
+    log.info("opened %r: %s", device, choice.reason)
+    return device
+
+
+def physical_devices(driver: str = "auto") -> list[PhysicalDevice]:
+    """What devices a driver has, without opening one.
+
+    >>> [each.name for each in physical_devices("embedded")]
+    ['extmem embedded 0', 'extmem embedded 1']
+    """
+    instance = _instance(choose_driver(driver).driver.name, None)
+    try:
+        found = vk.vkEnumeratePhysicalDevices(instance)
+        return [describe(each, number) for number, each in enumerate(found)]
+    finally:
+        vk.vkDestroyInstance(instance)
+
+
+def _instance(driver: str, checks: str | None) -> vk.VkInstance:
+    version = min(vk.vkEnumerateInstanceVersion(driver=driver), _NEWEST)
+    if version < vk.VK_API_VERSION_1_1:
+        raise Unsupported(f"the driver {driver} offers Vulkan 1.0 only; 1.1 is needed")
+    application = vk.VkApplicationInfo(pApplicationName="extmem", apiVersion=version)
+    return vk.vkCreateInstance(
+        vk.VkInstanceCreateInfo(pApplicationInfo=application), driver=driver, checks=checks
+    )
+
+
+def _pick(
+    described: list[PhysicalDevice], index: int | None, uuid: bytes | str | None, driver: str
+) -> PhysicalDevice:
+    listed = "; ".join(f"{d.index}: {d.name} ({d.device_uuid.hex()})" for d in described)
+    if not described:
+        raise DriverNotFound(f"the driver {driver} has no devices")
+    if uuid is not None:
+        wanted = bytes.fromhex(uuid.replace("-", "")) if isinstance(uuid, str) else bytes(uuid)
+        matching = [each for each in described if each.device_uuid == wanted]
+        if not matching:
+            raise DriverNotFound(f"no device has the UUID {wanted.hex()}; there are {listed}")
+        if index is None or index == matching[0].index:
+            return matching[0]
+        raise DriverNotFound(f"the device with the UUID {wanted.hex()} is not number {index}")
+    if index is not None:
+        if not 0 <= index < len(described):
+            raise DriverNotFound(f"there is no device number {index}; there are {listed}")
+        return described[index]
+    exporting = [each for each in described if any(s.exportable for s in each.sharing)]
+    return (exporting or described)[0]

@@ -1,0 +1,1 @@
+"""Valid Usage: what must hold before a driver is called, one function per rule."""

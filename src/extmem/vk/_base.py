@@ -1,0 +1,563 @@
+"""What every generated structure and handle is made of.
+
+The generated modules hold names, numbers and layouts; the few behaviours that they share are
+here: members that keep alive what they point to, sequences that fill their count member,
+strings, integers that do not fit, and handles that know their driver.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable, Iterable
+from ctypes import c_char, c_char_p, c_uint16, c_uint32, c_void_p
+from struct import Struct
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeVar
+
+if TYPE_CHECKING:
+    from _ctypes import _PyCStructType as _CtypesStructureType
+
+    from extmem.vk._dispatch import Dispatch
+else:
+    _CtypesStructureType = type(ctypes.Structure)
+
+__all__ = [
+    "BOOL",
+    "DWORD",
+    "HANDLE",
+    "LPCWSTR",
+    "SECURITY_ATTRIBUTES",
+    "WCHAR",
+    "Structure",
+    "Union",
+    "VkBaseInStructure",
+    "VkHandle",
+]
+
+# Windows types keep their Windows width on every system (ctypes.wintypes does not: its DWORD is
+# an unsigned long, which has 64 bits on Linux, and its strings are 32-bit wchar_t there).
+HANDLE = c_void_p
+DWORD = c_uint32
+BOOL = ctypes.c_int32
+
+
+class WCHAR(c_uint16):
+    """One UTF-16 code unit, the `WCHAR` of Windows."""
+
+
+LPCWSTR = ctypes.POINTER(WCHAR)
+
+_ctypes_init = ctypes.Structure.__init__
+
+
+class _StructureType(_CtypesStructureType):
+    """Structures whose arrays keep alive what was copied into them.
+
+    ctypes copies a structure's bytes into an array, and with them the address in its pNext; the
+    array must then hold on to the structure that was there before, which holds on to the rest.
+    """
+
+    def __mul__(self, length: int) -> Any:
+        return _array_type(self, length)
+
+
+@functools.cache
+def _array_type(element: Any, length: int) -> Any:
+    plain = _ctypes_multiply(element, length)
+
+    class Array(plain):  # type: ignore[misc, valid-type]
+        def __setitem__(self, index: Any, item: Any) -> None:  # the constructor comes here too
+            super().__setitem__(index, item)
+            copied = self.__dict__.setdefault("copied", {})
+            if isinstance(index, slice):
+                copied.update(zip(range(*index.indices(length)), item, strict=True))
+            else:
+                copied[index % length] = item
+
+    Array.__name__ = Array.__qualname__ = plain.__name__
+    return Array
+
+
+_ctypes_multiply = type(ctypes.Structure).__mul__
+
+
+class Structure(ctypes.Structure, metaclass=_StructureType):
+    """A structure of the specification: members by keyword, `sType` filled in.
+
+    Pointer members keep alive what is assigned to them, at construction or later. They take a
+    structure, a sequence (which also sets the count member), bytes, a string, or None.
+    """
+
+    # `_given` remembers how many elements each pointer member was given, so that a count that
+    # reaches past them is found before a driver reads there. `_next` is the structure that pNext
+    # was given, and `_keeps` what a structure that was found behind a pointer depends on.
+    __slots__ = ("__weakref__", "_given", "_keeps", "_next")
+    _stype_: ClassVar[int | None] = None
+    _counts_: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, *values: Any, **members: Any) -> None:
+        self._next = None
+        if self._stype_ is not None:
+            self.sType = self._stype_
+        if members or values:
+            try:
+                _ctypes_init(self, *values, **members)
+            except AttributeError:
+                _refuse_unknown_members(type(self), members)
+                raise
+
+    def __repr__(self) -> str:
+        shown = []
+        for name in member_names(self):
+            if name == "sType" and self._stype_ is not None:
+                continue
+            value = getattr(self, name)
+            if value is None or value == 0 or value == "":
+                continue
+            if isinstance(value, ctypes.Array):
+                if not isinstance(value[0], int) or not any(value):
+                    continue
+                value = list(value)
+            elif isinstance(value, ctypes._Pointer):
+                if not value:
+                    continue
+                value = f"<{type(value).__name__[3:]}*>"
+            shown.append(f"{name}={value!r}" if not isinstance(value, str) else f"{name}={value}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+AnyStructure = ctypes.POINTER(Structure)
+
+
+class Union(ctypes.Union):
+    """A union of the specification."""
+
+    __slots__ = ()
+
+
+def _refuse_unknown_members(cls: type[Structure], members: dict[str, Any]) -> None:
+    known = member_names(cls)
+    wrong = [name for name in members if name not in known]
+    if wrong:
+        raise TypeError(
+            f"{cls.__name__} has no member {', '.join(wrong)}; it has {', '.join(known)}"
+        )
+
+
+def _wrong(owner: Any, name: str, value: Any, expected: str) -> NoReturn:
+    raise TypeError(
+        f"{type(owner).__name__}.{name} was given {value!r} ({type(value).__name__}); "
+        f"expected {expected}"
+    )
+
+
+# -- members ----------------------------------------------------------------------------------
+#
+# Each replaces the plain ctypes descriptor of one member and calls it underneath. References are
+# kept by ctypes' own `_objects`, because only those survive when a structure is copied into an
+# array or into another structure.
+
+
+class _Member:
+    __slots__ = ("get", "name", "offset", "set")
+
+    def __init__(self, name: str, field: Any) -> None:
+        self.name = name
+        self.offset = field.offset  # bytes, as ctypes' own descriptor has it
+        self.get = field.__get__
+        self.set = field.__set__
+
+    def __get__(self, owner: Any, kind: Any = None) -> Any:
+        if owner is None:
+            return self
+        return self.get(owner)
+
+
+class _Next(_Member):
+    """`pNext`: another structure of the specification, or None."""
+
+    __slots__ = ()
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        if isinstance(value, Structure) and value._stype_ is not None:
+            if value._counts_:
+                check_counts(value)
+            if owner._b_base_ is None:
+                _write_address(owner, self.offset, ctypes.addressof(value))
+            else:
+                # An element of an array: this object goes, so the array has to keep the value.
+                self.set(owner, AnyStructure(value))
+        elif value is None:
+            self.set(owner, None)
+        else:
+            _wrong(owner, self.name, value, "a structure with an sType, or None")
+        owner._next = value
+
+    def __get__(self, owner: Any, kind: Any = None) -> Any:
+        if owner is None:
+            return self
+        if owner._b_base_ is None:
+            try:
+                return owner._next
+            except AttributeError:  # made by from_address or from_buffer
+                pass
+        pointer = self.get(owner)
+        if not pointer:
+            return None
+        found = resolve(pointer)
+        found._keeps = _kept_by(owner)
+        return found
+
+
+_address = Struct("P")
+_write_address = _address.pack_into
+
+
+def _kept_by(owner: Any) -> tuple[Any, ...]:
+    """What is kept alive for a structure now.
+
+    Something found behind one of its pointers must hold on to it: the pointer may be set to
+    something else while the find is still looked at.
+    """
+    kept: tuple[Any, ...] = ()
+    while owner is not None:
+        kept += tuple(getattr(owner, "copied", {}).values())
+        kept += tuple((owner._objects or {}).values())
+        owner = owner._b_base_
+    return kept
+
+
+class _Pointer(_Member):
+    """A pointer to one or more elements of a known type."""
+
+    __slots__ = ("count", "element", "pointer")
+
+    def __init__(self, name: str, field: Any, pointer: Any, count: str | None) -> None:
+        super().__init__(name, field)
+        self.pointer = pointer
+        self.element = pointer._type_
+        self.count = count
+
+    def __get__(self, owner: Any, kind: Any = None) -> Any:
+        if owner is None:
+            return self
+        pointer = self.get(owner)
+        if pointer:
+            pointer.keeps = _kept_by(owner)
+        return pointer
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        if value is None or isinstance(value, self.pointer):
+            self.set(owner, value)
+            return
+        if isinstance(value, self.element):
+            if isinstance(value, Structure):
+                check_counts(value)
+            self.set(owner, self.pointer(value))
+            length = 1
+        else:
+            array = self._array(owner, value)
+            # An empty array still has an address; a driver that is told "none" gets NULL.
+            self.set(owner, array if len(array) else None)
+            length = len(array)
+        if self.count is not None:
+            setattr(owner, self.count, length)
+            remember_length(owner, self.name, length)
+
+    def _array(self, owner: Any, value: Any) -> Any:
+        if isinstance(value, ctypes.Array) and value._type_ is self.element:
+            return value
+        if isinstance(value, (str, bytes, int)) or not isinstance(value, Iterable):
+            _wrong(owner, self.name, value, f"a sequence of {self.element.__name__}, or None")
+        items = list(value)
+        if self.element is c_char_p:
+            items = [item.encode() if isinstance(item, str) else item for item in items]
+        for item in items:
+            if isinstance(item, Structure):
+                check_counts(item)
+        try:
+            return (self.element * len(items))(*items)
+        except TypeError:
+            _wrong(owner, self.name, value, f"a sequence of {self.element.__name__}")
+
+
+class _Data(_Member):
+    """A pointer to bytes: an address, bytes, a ctypes object, or None."""
+
+    __slots__ = ()
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        if value is not None and not isinstance(value, int):
+            value = data_pointer(value)
+            if value is None:
+                _wrong(owner, self.name, value, "an address, bytes, a ctypes object, or None")
+        self.set(owner, value)
+
+
+class _String(_Member):
+    """`const char *`, given and read as `str`."""
+
+    __slots__ = ()
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        if isinstance(value, str):
+            if "\0" in value:
+                _wrong(owner, self.name, value, "a string without NUL characters")
+            value = value.encode()
+        elif value is not None and not isinstance(value, bytes):
+            _wrong(owner, self.name, value, "a str, or None")
+        self.set(owner, value)
+
+    def __get__(self, owner: Any, kind: Any = None) -> Any:
+        if owner is None:
+            return self
+        value = self.get(owner)
+        return None if value is None else value.decode(errors="replace")
+
+
+class _Text(_Member):
+    """A `char` array inside the structure, given and read as `str`."""
+
+    __slots__ = ()
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        self.set(owner, value.encode() if isinstance(value, str) else value)
+
+    def __get__(self, owner: Any, kind: Any = None) -> Any:
+        if owner is None:
+            return self
+        return self.get(owner).decode(errors="replace")
+
+
+class _WideString(_Member):
+    """`LPCWSTR`: UTF-16 with a terminating zero, given and read as `str`."""
+
+    __slots__ = ()
+    _longest = 1 << 16
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        if isinstance(value, str):
+            if "\0" in value:
+                _wrong(owner, self.name, value, "a string without NUL characters")
+            units = value.encode("utf-16-le", "surrogatepass") + b"\0\0"
+            value = (WCHAR * (len(units) // 2)).from_buffer_copy(units)
+        elif value is not None and not isinstance(value, (LPCWSTR, ctypes.Array)):
+            _wrong(owner, self.name, value, "a str, or None")
+        self.set(owner, value)
+
+    def __get__(self, owner: Any, kind: Any = None) -> Any:
+        if owner is None:
+            return self
+        pointer = self.get(owner)
+        if not pointer:
+            return None
+        units = bytearray()
+        for index in range(self._longest):
+            unit = pointer[index].value
+            if unit == 0:
+                break
+            units += unit.to_bytes(2, "little")
+        return units.decode("utf-16-le", "surrogatepass")
+
+
+class _Integer(_Member):
+    """A number that must fit: ctypes alone would cut it off without a word."""
+
+    __slots__ = ("high", "low")
+
+    def __init__(self, name: str, field: Any, low: int, high: int) -> None:
+        super().__init__(name, field)
+        self.low = low
+        self.high = high
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        try:
+            fits = self.low <= value <= self.high
+        except TypeError:
+            if value is None and self.low == 0:  # VK_NULL_HANDLE may be written as None
+                self.set(owner, 0)
+                return
+            _wrong(owner, self.name, value, f"an integer from {self.low} to {self.high}")
+        if not fits:
+            raise ValueError(
+                f"{type(owner).__name__}.{self.name} was given {value}, which does not fit; "
+                f"expected an integer from {self.low} to {self.high}"
+            )
+        self.set(owner, value)
+
+
+_RANGES: dict[Any, tuple[int, int]] = {
+    kind: (
+        (0, (1 << 8 * ctypes.sizeof(kind)) - 1)
+        if kind(-1).value > 0
+        else (-(1 << 8 * ctypes.sizeof(kind) - 1), (1 << 8 * ctypes.sizeof(kind) - 1) - 1)
+    )
+    for kind in (
+        ctypes.c_uint8,
+        ctypes.c_uint16,
+        ctypes.c_uint32,
+        ctypes.c_uint64,
+        ctypes.c_int32,
+        ctypes.c_int64,
+        ctypes.c_size_t,
+    )
+}
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether a member is a `char` array."""
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, ctypes.Array)
+        and kind._type_.__name__ == "c_char"
+    )
+
+
+S = TypeVar("S", bound=type)
+
+# sType to class, for walking chains. Filled by `structure`.
+BY_STYPE: dict[int, type[Structure]] = {}
+
+# How to get the address of a structure that may be put into a chain without a further look:
+# extensible, and without counts to check. Filled by `structure`, used by the quick constructors.
+PLAIN_ADDRESS: dict[type, Callable[[Any], int]] = {}
+
+
+def structure(cls: S) -> S:
+    """Finish a generated structure: give each member the behaviour of its type."""
+    counts: dict[str, str] = getattr(cls, "_counts_", {})
+    for name, kind, *_ in getattr(cls, "_fields_"):  # noqa: B009
+        field = getattr(cls, name)
+        member: _Member | None = None
+        if kind is AnyStructure:
+            member = _Next(name, field)
+        elif kind is c_char_p:
+            member = _String(name, field)
+        elif kind is LPCWSTR:
+            member = _WideString(name, field)
+        elif kind is c_void_p:
+            member = _Data(name, field)
+        elif isinstance(kind, type) and issubclass(kind, ctypes._Pointer):
+            member = _Pointer(name, field, kind, counts.get(name))
+        elif _is_text(kind):
+            member = _Text(name, field)
+        elif kind in _RANGES and name != "sType":
+            member = _Integer(name, field, *_RANGES[kind])
+        if member is not None:
+            setattr(cls, name, member)
+    stype = getattr(cls, "_stype_", None)
+    if stype is not None:
+        BY_STYPE[stype] = cls
+        if not counts:
+            PLAIN_ADDRESS[cls] = ctypes.addressof
+    return cls
+
+
+def resolve(pointer: Any) -> Structure:
+    """The structure behind a `pNext` pointer, as its own class, by its sType.
+
+    The result shares the memory. A structure with an sType
+    that this package does not know comes back as the two members that all of them have.
+    """
+    header = ctypes.cast(pointer, ctypes.POINTER(VkBaseInStructure)).contents
+    cls = BY_STYPE.get(header.sType)
+    if cls is None:
+        return header
+    found: Structure = ctypes.cast(pointer, ctypes.POINTER(cls)).contents
+    return found
+
+
+@structure
+class VkBaseInStructure(Structure):
+    """The head that every extensible structure starts with."""
+
+    __slots__ = ()
+    _fields_ = [("sType", ctypes.c_int32), ("pNext", AnyStructure)]
+
+
+@structure
+class SECURITY_ATTRIBUTES(Structure):
+    """Windows' SECURITY_ATTRIBUTES; `nLength` is filled in."""
+
+    __slots__ = ()
+    _fields_ = [
+        ("nLength", DWORD),
+        ("lpSecurityDescriptor", c_void_p),
+        ("bInheritHandle", BOOL),
+    ]
+
+    def __init__(self, *values: Any, **members: Any) -> None:
+        if not values:
+            members.setdefault("nLength", ctypes.sizeof(type(self)))
+        super().__init__(*values, **members)
+
+
+def member_names(item: Any) -> list[str]:
+    """The members of a structure, or of its class, in their order."""
+    return [field[0] for field in item._fields_]
+
+
+def data_pointer(value: Any) -> c_void_p | None:
+    """A pointer that keeps `value` alive, for bytes-like and ctypes objects; None for others."""
+    if isinstance(value, c_void_p):
+        return value
+    if isinstance(value, bytes):
+        # A copy: the array keeps itself alive through the pointer, which bytes would not.
+        return ctypes.cast((c_char * len(value)).from_buffer_copy(value), c_void_p)
+    if isinstance(value, (ctypes.Structure, ctypes.Union, ctypes._SimpleCData)):
+        return ctypes.cast(ctypes.pointer(value), c_void_p)
+    if isinstance(value, (ctypes.Array, ctypes._Pointer)):
+        return ctypes.cast(value, c_void_p)
+    try:
+        view = memoryview(value).cast("B")
+    except TypeError:
+        return None
+    if view.readonly:
+        return ctypes.cast((c_char * view.nbytes).from_buffer_copy(view), c_void_p)
+    return ctypes.cast((c_char * view.nbytes).from_buffer(view), c_void_p)
+
+
+def remember_length(owner: Structure, name: str, length: int) -> None:
+    """Note how many elements a pointer member was given."""
+    try:
+        owner._given[name] = length
+    except AttributeError:
+        owner._given = {name: length}
+
+
+def check_counts(owner: Structure) -> None:
+    """Refuse a count that reaches past the elements that were given."""
+    given: dict[str, int] | None = getattr(owner, "_given", None)
+    if not given:
+        return
+    for name, length in given.items():
+        count = owner._counts_[name]
+        claimed = getattr(owner, count)
+        if claimed > length and getattr(owner, name):
+            raise ValueError(
+                f"{type(owner).__name__}.{count} is {claimed}, but {name} was given {length} "
+                f"element{'s' if length != 1 else ''}; leave {count} out and it is filled in"
+            )
+
+
+class VkHandle(int):
+    """A Vulkan handle: its number, and the driver that it came from.
+
+    Equal to its number and usable wherever the specification wants the handle. A handle that was
+    made by hand (`VkBuffer(7)`) has no driver and is refused where one is needed.
+    """
+
+    dispatchable: ClassVar[bool] = False
+    dispatch: Dispatch | None = None
+
+    @classmethod
+    def of(cls, value: int, dispatch: Dispatch | None) -> Self:
+        """A handle with its driver."""
+        self = cls(value)
+        self.dispatch = dispatch
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {int(self):#x}>"
+
+    __str__ = __repr__

@@ -1,0 +1,101 @@
+"""For all tests: nothing may be left behind, skips are counted, drivers are parameters.
+
+A test that takes `driver` runs once for each driver of `tests.support.drivers`. A test that opens a
+real driver by another way asks for `warmed("system")` first, so that what the driver keeps for the
+life of the process is not taken for a leak.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np  # noqa: F401 - starts threads of its own, which are no test's leak
+import pytest
+
+# Test modules import `tests.support`, however pytest was started.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.support import drivers
+from tests.support.leaks import held, left_over
+from tests.support.peers import far
+from tests.support.strict import allowed, strict
+
+
+@pytest.fixture(scope="session", params=drivers.NAMES)
+def driver(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A driver, as `open_device(driver=...)` takes it. It has been used before."""
+    name = drivers.find(request.param)
+    yield name
+    far.stop(name)
+
+
+_PAIRS = [
+    ("embedded", "lavapipe"),
+    ("embedded", "swiftshader"),
+    ("lavapipe", "lavapipe-25"),
+    ("lavapipe-25", "swiftshader"),
+    ("lavapipe", "nvidia"),
+]
+
+
+@pytest.fixture(scope="session", params=_PAIRS, ids="+".join)
+def two_drivers(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """Two drivers to use at once."""
+    first, second = (drivers.find(name) for name in request.param)
+    yield first, second
+    far.stop(first)
+    far.stop(second)
+
+
+@pytest.fixture(scope="session")
+def warmed() -> Callable[[str], None]:
+    """Have a driver used once before anything is counted: "system", or a path."""
+    return drivers.warm
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test leaves descriptors, threads, processes, mappings and files as it found them."""
+    if sys.platform == "win32":  # nothing is counted there yet
+        yield
+        return
+    # These may leave something, once: what drivers keep, and the second processes.
+    for name in ("driver", "two_drivers", "warmed"):
+        if name in request.fixturenames:
+            used = request.getfixturevalue(name)
+            for each in (used,) if isinstance(used, str) else used if name != "warmed" else ():
+                far.get(each)
+    before = held()
+    yield
+    lines = left_over(before)
+    if lines:
+        pytest.fail("left behind:\n  " + "\n  ".join(lines), pytrace=False)
+
+
+# -- strict runs ----------------------------------------------------------------------------------
+
+
+def _refuse(report: Any, excinfo: Any) -> None:
+    """Turn a skip that a strict run does not allow into a failure."""
+    if strict() and report.skipped and excinfo is not None:
+        reason = str(excinfo.value)
+        if isinstance(excinfo.value, pytest.skip.Exception) and not allowed(reason):
+            report.outcome = "failed"
+            report.longrepr = f"a strict run allows no such skip: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    _refuse(report, call.excinfo)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Any:
+    report = yield
+    _refuse(report, getattr(report, "call", None) and report.call.excinfo)
+    return report

@@ -1,0 +1,144 @@
+"""What this process holds of the system, so that a test can be asked to leave nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+__all__ = ["Held", "held", "left_over"]
+
+Held = dict[str, Counter[str]]
+
+# Mappings of shared memory, by how /proc/self/maps names them.
+_SHARED = ("/memfd:", "/dev/shm/", "/dmabuf:", "/SYSV", "/dev/zero", "/dev/dri/")
+
+_PATIENCE = 3.0  # seconds that threads and processes get to end
+
+
+def held() -> Held:
+    """Everything that is counted. Nothing where there is no /proc."""
+    if sys.platform != "linux":
+        return {}
+    return {
+        "file descriptors": _descriptors(),
+        "threads": _threads(),
+        "child processes": _children(),
+        "bytes of shared mappings": _mappings(),
+        "files in /dev/shm": Counter(os.listdir("/dev/shm")),
+        "sockets with a name": _sockets(),
+    }
+
+
+def left_over(before: Held) -> list[str]:
+    """What is there now and was not `before`, or the other way round; empty if all is equal.
+
+    What only the garbage collector frees is freed first, and what ends by itself gets a little time
+    to do so.
+    """
+    until = time.monotonic() + _PATIENCE
+    while True:
+        lines = _difference(before, held())
+        if not lines or time.monotonic() > until:
+            return lines
+        time.sleep(0.01)
+        gc.collect()
+
+
+def _difference(before: Held, after: Held) -> list[str]:
+    lines = []
+    for what, now in after.items():
+        then = before[what]
+        for name in sorted(now.keys() | then.keys()):
+            change = now[name] - then[name]
+            if change and not (change > 0 and _of_another(what, name)):
+                lines.append(f"{what}: {change:+d} {name}")
+    return lines
+
+
+def _descriptors() -> Counter[str]:
+    found: Counter[str] = Counter()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found[os.readlink(f"/proc/self/fd/{number}")] += 1
+        except FileNotFoundError:
+            continue  # the one that listed them
+    return found
+
+
+def _threads() -> Counter[str]:
+    found: Counter[str] = Counter()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found[(task / "comm").read_text().strip()] += 1
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended meanwhile
+    return found
+
+
+def _children() -> Counter[str]:
+    """Processes whose parent we are, dead ones that nobody waited for included."""
+    found: Counter[str] = Counter()
+    for number in _numbers_of_children():
+        try:
+            status = Path(f"/proc/{number}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        name, _, rest = status.partition("(")[2].rpartition(")")
+        state, parent = rest.split()[:2]
+        if int(parent) == os.getpid():
+            found[f"{name} ({number}{', dead' if state == 'Z' else ''})"] += 1
+    return found
+
+
+def _numbers_of_children() -> list[str]:
+    """The children of each of our threads; of a kernel that does not list them, all processes."""
+    numbers: list[str] = []
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            numbers += (task / "children").read_text().split()
+        except FileNotFoundError:
+            if task.exists():
+                return [entry for entry in os.listdir("/proc") if entry.isdigit()]
+    return numbers
+
+
+def _mappings() -> Counter[str]:
+    """Bytes and not numbers: the kernel joins neighbours and splits them again."""
+    found: Counter[str] = Counter()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) == 6 and fields[5].startswith(_SHARED):
+            start, end = (int(each, 16) for each in fields[0].split("-"))
+            found[fields[5]] += end - start
+    return found
+
+
+def _sockets() -> Counter[str]:
+    """Unix sockets of this package that have a name, whoever holds them."""
+    found: Counter[str] = Counter()
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        name = line.split(maxsplit=7)[7:]
+        if name and "extmem" in name[0]:
+            found[name[0]] += 1
+    return found
+
+
+def _of_another(what: str, name: str) -> bool:
+    """Whether a new file belongs to a process beside us: another worker of this test run."""
+    if what != "files in /dev/shm":
+        return False
+    path = f"/dev/shm/{name}"
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit() or int(process.name) == os.getpid():
+            continue
+        try:
+            open_there = any(os.readlink(fd) == path for fd in (process / "fd").iterdir())
+            if open_there or f" {path}\n" in (process / "maps").read_text():
+                return True
+        except OSError:
+            continue  # ended, or not ours to look at
+    return False

@@ -1,0 +1,82 @@
+"""The invariant of the house: a lower room never imports a higher one."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import extmem
+
+SOURCE = Path(extmem.__file__).parent
+
+# From the ground up. A module belongs to the longest name here that it starts with; it may import
+# from its own floor and from those below.
+FLOORS = (
+    ("errors", "handle_types", "vk._base", "vk._prototype", "vk._constants", "vk._structures",
+     "vk._prototypes", "vk._validity", "vk._dispatch"),
+    ("handles", "world"),
+    ("win32",),
+    ("drivers",),
+    ("vk.chain", "vk.mappings", "vk.queries", "vk.record"),
+    ("rules",),
+    ("vk.calls",),
+    ("vk.commands", "vk.instances", "vk.memories"),
+    ("vk",),
+    ("capabilities",),
+    ("memory", "resources", "copying", "device"),
+    ("opening",),
+    ("",),
+    ("cli", "__main__"),
+)  # fmt: skip
+
+
+def floor(module: str) -> int:
+    best = max(
+        (name for names in FLOORS for name in names if module == name or
+         module.startswith(name + ".") or name == ""),
+        key=len,
+    )  # fmt: skip
+    return next(index for index, names in enumerate(FLOORS) if best in names)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """What a file imports of ours at run time, as names under `extmem`."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("extmem"):
+            base = (node.module or "").removeprefix("extmem").removeprefix(".")
+            for alias in node.names:
+                inner = SOURCE.joinpath(*base.split("."), alias.name)
+                is_module = inner.is_dir() or inner.with_suffix(".py").exists()
+                yield f"{base}.{alias.name}".strip(".") if is_module else base
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("extmem."):
+                    yield alias.name.removeprefix("extmem.")
+
+
+def modules() -> list[str]:
+    found = [path.relative_to(SOURCE).with_suffix("") for path in SOURCE.rglob("*.py")]
+    return sorted(".".join(path.parts).removesuffix(".__init__") for path in found)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_lower_room_never_imports_a_higher_one(module: str) -> None:
+    path = SOURCE.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if module == "__init__":
+        path, module = SOURCE / "__init__.py", ""
+    higher = [name for name in imports(path) if floor(name) > floor(module)]
+    assert higher == []

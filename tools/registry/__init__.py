@@ -1,0 +1,1 @@
+"""From Khronos' registry to the generated modules of `extmem.vk`."""
