@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from extmem import vk
-from extmem.handle_types import MEMORY, HandleType, names_of
+from extmem.errors import DriverError
+from extmem.handle_types import MEMORY, MEMORY_NV, HandleType, names_of
 
 __all__ = ["MemoryType", "PhysicalDevice", "Sharing", "describe"]
 
@@ -22,7 +25,7 @@ class MemoryType:
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """What one handle type can do for buffers on a device."""
+    """What one handle type can do on a device, for buffers (an NV type: for images)."""
 
     handle_type: HandleType
     exportable: bool
@@ -46,7 +49,11 @@ class PhysicalDevice:
     node_mask: int
     memory_types: tuple[MemoryType, ...]
     sharing: tuple[Sharing, ...]  # types that can at least be imported or exported
+    # The same for NV's handle types, which NV specifies for images alone.
+    sharing_nv: tuple[Sharing, ...]
     extensions: frozenset[str]
+    # Those that the driver does not have itself, each with the extension that carries it here.
+    carried: Mapping[str, str]
 
     def can_export(self, name: str) -> bool:
         """Whether buffers' memory can be exported as this handle type."""
@@ -106,8 +113,17 @@ def describe(physical: vk.VkPhysicalDevice, index: int) -> PhysicalDevice:
         node_mask=ids.deviceNodeMask,
         memory_types=_memory_types(physical),
         sharing=tuple(_sharing(physical, extensions)),
+        sharing_nv=tuple(_sharing_nv(physical, extensions)),
         extensions=extensions,
+        carried=_carried(physical),
     )
+
+
+def _carried(physical: vk.VkPhysicalDevice) -> Mapping[str, str]:
+    dispatch = physical.dispatch
+    assert dispatch is not None
+    found: Mapping[str, str] = dispatch.driver.carries(dispatch.instance, int(physical))
+    return found
 
 
 def _memory_types(physical: vk.VkPhysicalDevice) -> tuple[MemoryType, ...]:
@@ -125,19 +141,52 @@ def _sharing(physical: vk.VkPhysicalDevice, extensions: frozenset[str]) -> list[
     result = []
     for handle_type in MEMORY:
         # Some drivers answer "yes" for types whose extension they do not have.
+        if handle_type.extension in extensions:
+            answer = vk.vkGetPhysicalDeviceExternalBufferProperties(
+                physical,
+                vk.VkPhysicalDeviceExternalBufferInfo(usage=USAGE, handleType=handle_type.bit),
+            ).externalMemoryProperties
+            compatible = tuple(names_of(answer.compatibleHandleTypes))
+            result += _found(handle_type, answer.externalMemoryFeatures, compatible)
+    return result
+
+
+def _sharing_nv(physical: vk.VkPhysicalDevice, extensions: frozenset[str]) -> list[Sharing]:
+    """For a plain image, because NV asks about images only."""
+    dispatch: Any = physical.dispatch
+    if not dispatch.has("vkGetPhysicalDeviceExternalImageFormatPropertiesNV"):
+        return []
+    result = []
+    for handle_type in MEMORY_NV:
         if handle_type.extension not in extensions:
             continue
-        answer = vk.vkGetPhysicalDeviceExternalBufferProperties(
-            physical,
-            vk.VkPhysicalDeviceExternalBufferInfo(usage=USAGE, handleType=handle_type.bit),
-        ).externalMemoryProperties
-        features = answer.externalMemoryFeatures
-        exportable = bool(
-            features & vk.VK_EXTERNAL_MEMORY_FEATURE_EXPORTABLE_BIT and handle_type.exportable
-        )
-        importable = bool(features & vk.VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT)
-        if exportable or importable:
-            dedicated = bool(features & vk.VK_EXTERNAL_MEMORY_FEATURE_DEDICATED_ONLY_BIT)
-            compatible = tuple(names_of(answer.compatibleHandleTypes))
-            result.append(Sharing(handle_type, exportable, importable, dedicated, compatible))
+        try:
+            answer = vk.vkGetPhysicalDeviceExternalImageFormatPropertiesNV(
+                physical,
+                vk.VK_FORMAT_R8G8B8A8_UNORM,
+                vk.VK_IMAGE_TYPE_2D,
+                vk.VK_IMAGE_TILING_OPTIMAL,
+                vk.VK_IMAGE_USAGE_TRANSFER_SRC_BIT | vk.VK_IMAGE_USAGE_TRANSFER_DST_BIT,
+                0,
+                handle_type.bit,
+            )
+        except DriverError as error:
+            if error.result != vk.VK_ERROR_FORMAT_NOT_SUPPORTED:
+                raise
+            continue  # how a driver says that it does not share images as this
+        mask = answer.compatibleHandleTypes
+        compatible = tuple(each.name for each in MEMORY_NV if each.bit & mask)
+        result += _found(handle_type, answer.externalMemoryFeatures, compatible)
     return result
+
+
+def _found(handle_type: HandleType, features: int, compatible: tuple[str, ...]) -> list[Sharing]:
+    """What a device offers for a type, if it offers anything. NV's feature bits are the same."""
+    exportable = bool(
+        features & vk.VK_EXTERNAL_MEMORY_FEATURE_EXPORTABLE_BIT and handle_type.exportable
+    )
+    importable = bool(features & vk.VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT)
+    if not exportable and not importable:
+        return []
+    dedicated = bool(features & vk.VK_EXTERNAL_MEMORY_FEATURE_DEDICATED_ONLY_BIT)
+    return [Sharing(handle_type, exportable, importable, dedicated, compatible)]

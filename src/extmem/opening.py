@@ -16,6 +16,9 @@ log = logging.getLogger("extmem")
 
 _NEWEST = int(vk.VK_API_VERSION_1_3)
 
+# Enabled on every instance that has it: to ask what NV's handle types can do.
+_WANTED = ("VK_NV_external_memory_capabilities",)
+
 
 def open_device(
     *,
@@ -69,9 +72,12 @@ def _instance(driver: str, checks: str | None) -> vk.VkInstance:
     if version < vk.VK_API_VERSION_1_1:
         raise Unsupported(f"the driver {driver} offers Vulkan 1.0 only; 1.1 is needed")
     application = vk.VkApplicationInfo(pApplicationName="extmem", apiVersion=version)
-    return vk.vkCreateInstance(
-        vk.VkInstanceCreateInfo(pApplicationInfo=application), driver=driver, checks=checks
+    offered = vk.vkEnumerateInstanceExtensionProperties(driver=driver)
+    extensions = [each.extensionName for each in offered if each.extensionName in _WANTED]
+    info = vk.VkInstanceCreateInfo(
+        pApplicationInfo=application, ppEnabledExtensionNames=extensions or None
     )
+    return vk.vkCreateInstance(info, driver=driver, checks=checks)
 
 
 def _pick(

@@ -68,6 +68,12 @@ def _plain(driver: str, origin: str, device: PhysicalDevice) -> dict[str, Any]:
         "export": [s.handle_type.name for s in device.sharing if s.exportable],
         "import": [s.handle_type.name for s in device.sharing if s.importable],
         "dedicated_only": [s.handle_type.name for s in device.sharing if s.dedicated_only],
+        "nv": {
+            "export": [s.handle_type.name for s in device.sharing_nv if s.exportable],
+            "import": [s.handle_type.name for s in device.sharing_nv if s.importable],
+            "dedicated_only": [s.handle_type.name for s in device.sharing_nv if s.dedicated_only],
+        },
+        "carried": dict(device.carried),
     }
 
 
@@ -90,6 +96,12 @@ def show(found: dict[str, Any]) -> None:
         table.add_row("imports", ", ".join(device["import"]) or "nothing")
         if device["dedicated_only"]:
             table.add_row("dedicated", "always for " + ", ".join(device["dedicated_only"]))
+        nv = device["nv"]
+        if nv["export"] or nv["import"]:
+            table.add_row("NV exports", ", ".join(nv["export"]) or "nothing")
+            table.add_row("NV imports", ", ".join(nv["import"]) or "nothing")
+        for extension, carrier in device["carried"].items():
+            table.add_row("carried", f"{extension} by {carrier}")
         console.print(f"[bold]{device['driver']} {device['index']}: {device['name']}[/bold]")
         console.print(table)
         console.print()

@@ -21,12 +21,13 @@ A callable may block (waits do) and may be called from several threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from extmem.vk._prototype import Prototype
 
-__all__ = ["Command", "Driver"]
+__all__ = ["Command", "Driver", "HandleOrigin", "Provenance"]
 
 Command = Callable[..., Any]
 
@@ -54,3 +55,50 @@ class Driver(Protocol):
         self, instance: int, device: int, prototype: Prototype, spelling: str
     ) -> Command | None:
         """A command of this device (queues and command buffers included), or None."""
+
+    def carries(self, instance: int, physical: int) -> Mapping[str, str]:
+        """Extensions of a physical device that are not the driver's own, each with the extension
+        that carries it: `{"VK_NV_external_memory_win32": "VK_KHR_external_memory_win32"}`.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandleOrigin:
+    """What is known of the memory behind a Windows handle, a KMT number or a name.
+
+    Whatever is None is not known, and not checked.
+    """
+
+    types: int  # core handle types that it goes by, a mask; 0: it is no memory of this driver
+    stale: bool = False  # a number whose owner is gone
+    device: bytes | None = None  # deviceUUID and driverUUID of its maker
+    driver: bytes | None = None
+    size: int | None = None  # allocationSize of the exporter; of other APIs' things, their bytes
+    by_vulkan: bool = True  # exported by Vulkan; else another API's, and what follows is unknown
+    type_index: int | None = None  # memoryTypeIndex of the exporter
+    memory_types: int | None = None  # of another API's: the mask of types to import it as
+    mask: int = 0  # the exporter's device mask, 0 where unknown
+    dedicated: str | None = None  # "VkBuffer", "VkImage", "" for no dedicated allocation
+    made_with: bytes | None = None  # the fingerprint of that resource
+
+
+@runtime_checkable
+class Provenance(Protocol):
+    """A driver that can tell where Windows handles come from. Not every driver can.
+
+    Rules ask it before an import, so it answers without a side effect and never raises: what it
+    cannot find out is None. It says what it knows, not whether the import is right.
+    """
+
+    def origin_of(self, handle_type: int, handle: int, name: str | None) -> HandleOrigin | None:
+        """What is behind a handle or a KMT number of this process, or behind a name.
+
+        handle_type: one core type (NV's types are asked by their twins); says what `handle` is
+        handle: 0 where the name counts
+        """
+
+    def fingerprint(self, device: int, kind: str, resource: int) -> bytes | None:
+        """Equal for resources that were created identically, in every process.
+
+        kind: "VkBuffer" or "VkImage"
+        """

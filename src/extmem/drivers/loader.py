@@ -7,7 +7,7 @@ import ctypes.util
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -63,6 +63,9 @@ class SystemDriver:
 
     def __repr__(self) -> str:
         return f"<SystemDriver {self.name} ({self.origin})>"
+
+    def carries(self, instance: int, physical: int) -> Mapping[str, str]:
+        return {}  # all that it offers is its own
 
     def global_command(self, prototype: Prototype, spelling: str) -> Command | None:
         command = self._function(self._get(None, spelling.encode()), prototype)

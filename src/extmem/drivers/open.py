@@ -7,6 +7,7 @@ import threading
 
 from extmem.drivers.driver import Driver
 from extmem.drivers.loader import SystemDriver
+from extmem.drivers.nv_by_khr import NvByKhr
 
 __all__ = ["ENVIRONMENT", "open_driver", "requested"]
 
@@ -34,5 +35,5 @@ def open_driver(name: str) -> Driver:
 
                 _drivers[key] = EmbeddedDriver()
             else:
-                _drivers[key] = SystemDriver(None if name == "system" else name)
+                _drivers[key] = NvByKhr(SystemDriver(None if name == "system" else name))
         return _drivers[key]

@@ -18,6 +18,7 @@ if os.name != "nt":
 
 __all__ = ["Handle"]
 
+_INHERIT = 1  # HANDLE_FLAG_INHERIT
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 
@@ -144,4 +145,7 @@ def _duplicate(value: int, handle_type: HandleType) -> int:
     """Another handle of the same object; a KMT value is its own duplicate."""
     if handle_type.kind == "fd":
         return posix.duplicate(value)
-    return kernel().duplicate(value) if handle_type.kind == "nt" else value
+    if handle_type.kind == "nt":
+        # What was exported to be inherited is inherited, whichever of its handles one gets.
+        return kernel().duplicate(value, inherit=bool(kernel().flags(value) & _INHERIT))
+    return value

@@ -44,10 +44,17 @@ def security_attributes(sddl: str | None = None, inherit: bool = False) -> SECUR
 def security_of(attributes: SECURITY_ATTRIBUTES | None) -> Security | None:
     """What SECURITY_ATTRIBUTES say, as a copy: they may be changed or freed afterwards.
 
-    OSError 1338 if their descriptor is none.
+    OSError 87 if their nLength is not theirs, 1338 if their descriptor is none.
     """
     if attributes is None:
         return None
+    expected = ctypes.sizeof(SECURITY_ATTRIBUTES)
+    if attributes.nLength != expected:
+        raise failure(
+            winerror.INVALID_PARAMETER,
+            "cannot read the security attributes",
+            f"their nLength is {attributes.nLength}, expected {expected}",
+        )
     address = attributes.lpSecurityDescriptor
     text = None
     if address:

@@ -25,13 +25,14 @@ _SIZED_ELSEWHERE = int(
     | c.VK_EXTERNAL_MEMORY_HANDLE_TYPE_D3D11_TEXTURE_KMT_BIT
     | c.VK_EXTERNAL_MEMORY_HANDLE_TYPE_D3D12_RESOURCE_BIT
 )
+_NV_SOURCE = "VkImportMemoryWin32HandleInfoNV"
 # Structures that turn an allocation into an import. NV's is not in the specification's list, and
-# counts all the same: what it imports has its size elsewhere, and two sources make no sense.
+# counts all the same, but for the size: two sources make no sense, nor contents that are zeroed.
 _SOURCES = (
     "VkImportMemoryFdInfoKHR",
     "VkImportMemoryHostPointerInfoEXT",
     "VkImportMemoryWin32HandleInfoKHR",
-    "VkImportMemoryWin32HandleInfoNV",
+    _NV_SOURCE,
 )
 
 
@@ -47,7 +48,7 @@ def is_multi_instance(mask: int) -> bool:
 
 def _size_is_ignored(chain: dict[str, Structure]) -> bool:
     source = chain.get("VkImportMemoryWin32HandleInfoKHR")
-    if "VkImportMemoryWin32HandleInfoNV" in imports(chain):
+    if _NV_SOURCE in imports(chain):
         return True
     return source is not None and bool(source.handleType & _SIZED_ELSEWHERE)
 
@@ -67,7 +68,12 @@ def ordinary_memory_has_a_size(call: Call, site: Site) -> Findings:
     # Rules of their own speak of opaque descriptors and host pointers; nobody speaks of dma-bufs.
     source = site.chain.get("VkImportMemoryFdInfoKHR")
     dma_buf = c.VK_EXTERNAL_MEMORY_HANDLE_TYPE_DMA_BUF_BIT_EXT
-    if not imports(site.chain) or (source is not None and source.handleType == dma_buf):
+    if source is not None and source.handleType == dma_buf:
+        found = []
+    else:
+        # NV's import is not in the specification's list of those that may leave the size out.
+        found = [each for each in imports(site.chain) if each != _NV_SOURCE]
+    if not found:
         yield site.broken("allocationSize", "is 0.", "Give the number of bytes that you need.")
 
 
@@ -105,7 +111,7 @@ def no_mixture_of_export_structures(call: Call, site: Site) -> Findings:
 
 @rule("VUID-VkMemoryAllocateInfo-pNext-00641", stage="chain")
 def no_mixture_of_import_structures(call: Call, site: Site) -> Findings:
-    core, nv = "VkImportMemoryWin32HandleInfoKHR", "VkImportMemoryWin32HandleInfoNV"
+    core, nv = "VkImportMemoryWin32HandleInfoKHR", _NV_SOURCE
     if core in site.chain and nv in site.chain:
         yield site.broken(
             "pNext",

@@ -293,7 +293,9 @@ def dedicated_memory_where_it_is_demanded(call: Call, site: Site) -> Findings:
     needs = _needs(call, bind)
     if bind is None or needs is None or not needs.dedicated:
         return
-    if int(bind.memory.facts[f"dedicated_{bind.what}"]) != bind.resource.value:
+    # NV's dedication is one too: a driver that offers it takes it.
+    dedications = (f"dedicated_{bind.what}", f"dedicated_{bind.what}_nv")
+    if bind.resource.value not in [int(bind.memory.facts[each]) for each in dedications]:
         yield site.broken(
             "memory",
             f"is not dedicated to this {bind.what}, which the device demands.",

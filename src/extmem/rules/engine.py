@@ -102,9 +102,13 @@ _rules: dict[tuple[str, str], list[Rule]] = {}
 
 
 def rule(
-    *vuids: str, stage: str
+    *vuids: str, stage: str, at: str | None = None
 ) -> Callable[[Callable[[Call, Site], Findings | None]], Callable[[Call, Site], Findings | None]]:
-    """Register a function for one rule, or for rules that say the same of two places."""
+    """Register a function for one rule, or for rules that say the same of two places.
+
+    at: where to look, if not at what the rule is named for: a rule of a structure can be broken by
+        leaving that structure out
+    """
     if stage not in STAGES:
         raise ValueError(f"stage is {stage!r}; expected one of {', '.join(STAGES)}")
 
@@ -112,7 +116,7 @@ def rule(
         function: Callable[[Call, Site], Findings | None],
     ) -> Callable[[Call, Site], Findings | None]:
         for vuid in vuids:
-            parent = vuid.split("-")[1]
+            parent = at or vuid.split("-")[1]
             _rules.setdefault((stage, parent), []).append(Rule(vuid, parent, stage, function))
         return function
 
@@ -132,7 +136,6 @@ def _load() -> None:
     # Here and not at the top: the rule modules import this one to register themselves.
     global _loaded
     if not _loaded:
-        _loaded = True
         from extmem.rules import (  # noqa: F401
             allocate,
             bind,
@@ -144,7 +147,10 @@ def _load() -> None:
             import_win32,
             mapping,
             nv,
+            origins,
         )
+
+        _loaded = True  # last: a module that fails to load must not leave some rules unchecked
 
 
 def check(call: Call, level: str) -> None:

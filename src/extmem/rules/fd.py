@@ -308,12 +308,32 @@ def the_device_mask_of_the_exporter(call: Call, site: Site) -> Findings:
         )
 
 
-@rule("VUID-VkMemoryDedicatedAllocateInfo-image-01878", stage="os")
+@rule("VUID-VkMemoryAllocateInfo-None-00644", stage="os")
+def the_physical_devices_of_the_exporter(call: Call, site: Site) -> Findings:
+    known, here = _opaque(call, site.chain), call.asked.identity()
+    if known is None or here is None or known.device in (None, here[0]):
+        return
+    yield site.broken(
+        "pNext",
+        f"fd {site.chain[_IMPORT].fd} was exported by a VkDevice over another physical device.",
+        "Import it on a VkDevice that was made of the same physical devices.",
+    )
+
+
+@rule(
+    "VUID-VkMemoryDedicatedAllocateInfo-image-01878",
+    "VUID-VkDedicatedAllocationMemoryAllocateInfoNV-image-00654",
+    stage="os",
+)
 def dedicated_to_the_image_of_the_exporter(call: Call, site: Site) -> Findings:
     yield from _dedicated_alike(call, site, "VkImage", "image")
 
 
-@rule("VUID-VkMemoryDedicatedAllocateInfo-buffer-01879", stage="os")
+@rule(
+    "VUID-VkMemoryDedicatedAllocateInfo-buffer-01879",
+    "VUID-VkDedicatedAllocationMemoryAllocateInfoNV-buffer-00655",
+    stage="os",
+)
 def dedicated_to_the_buffer_of_the_exporter(call: Call, site: Site) -> Findings:
     yield from _dedicated_alike(call, site, "VkBuffer", "buffer")
 

@@ -74,22 +74,24 @@ class _Walk:
         if entries is None:
             return
         followers, members = entries
-        stype = type(item)._stype_
-        if stype is not None:
-            if item.sType != stype:
-                wanted = _constants.VkStructureType(stype)
-                self.report(
-                    site,
-                    "sType-sType",
-                    "sType",
-                    f"is {item.sType}, not {wanted.name}.",
-                    "Leave sType out; it is filled in.",
-                )
+        if type(item)._stype_ is not None:
+            if self.mistaken(site):
                 return
             self.chain(site, followers)
         if expected not in _validity.RETURNED_ONLY:
             self.call.sites.append(site)
             self.members(site, members)
+
+    def mistaken(self, site: Site) -> bool:
+        """Whether a structure says that it is another; drivers go by sType."""
+        item = site.subject
+        stype = type(item)._stype_
+        if item.sType == stype:
+            return False
+        wanted = _constants.VkStructureType(stype)
+        problem = f"is {item.sType}, not {wanted.name}."
+        self.report(site, "sType-sType", "sType", problem, "Leave sType out; it is filled in.")
+        return True
 
     def chain(self, head: Site, followers: tuple[str, ...]) -> None:
         """The pNext chain behind `head`: who may be in it, each once."""
@@ -126,6 +128,8 @@ class _Walk:
             seen.add(name)
             head.chain[name] = item
             site = Site(name, path, item, head.chain, head.subject)
+            if name != "VkBaseInStructure" and self.mistaken(site):
+                continue
             if name not in _validity.RETURNED_ONLY:
                 self.call.sites.append(site)
                 self.members(site, _validity.STRUCTURES[name][1])

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from extmem.handle_types import MEMORY, names_of
-from extmem.handles import nt_lookup
+from extmem.handle_types import names_of
 from extmem.rules.engine import Call, Findings, Site, rule
 from extmem.rules.export import offered
+from extmem.rules.windows import NT, OPAQUE, WINDOWS, name_of, unfit_handle, unfit_name
 from extmem.vk import _constants as c
 
-__all__ = ["KMT", "NT", "WINDOWS", "unfit_nt"]
-
-NT = sum(each.bit for each in MEMORY if each.kind == "nt")
-KMT = sum(each.bit for each in MEMORY if each.kind == "kmt")
-WINDOWS = NT | KMT
 _IMPORTABLE = int(c.VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT)
-_INVALID = (1 << 64) - 1  # INVALID_HANDLE_VALUE
-
-
-def _name(handle_type: int) -> str:
-    return "+".join(names_of(handle_type)) or "0"
 
 
 # -- what the structure says ----------------------------------------------------------------------
@@ -30,7 +20,7 @@ def a_windows_type(call: Call, site: Site) -> Findings:
     if handle_type & ~WINDOWS:
         yield site.broken(
             "handleType",
-            f"is {_name(handle_type)}, which is no Windows handle.",
+            f"is {name_of(handle_type)}, which is no Windows handle.",
             f"Use one of: {', '.join(names_of(WINDOWS))}.",
         )
 
@@ -39,7 +29,7 @@ def a_windows_type(call: Call, site: Site) -> Findings:
 def a_name_for_nt_types_only(call: Call, site: Site) -> Findings:
     handle_type = int(site.value("handleType"))
     if site.value("name") is not None and not handle_type & NT:
-        what = _name(handle_type) if handle_type else "0, which turns the structure off"
+        what = name_of(handle_type) if handle_type else "0, which turns the structure off"
         yield site.broken(
             "name",
             f"is given, but handleType is {what}; only NT handles have names.",
@@ -69,54 +59,30 @@ def a_windows_type_that_can_be_imported(call: Call, site: Site) -> Findings:
     if found is not None and not found.features & _IMPORTABLE:
         yield site.broken(
             "handleType",
-            f"is {_name(handle_type)}, which this device cannot import.",
+            f"is {name_of(handle_type)}, which this device cannot import.",
             "Use a type for which vkGetPhysicalDeviceExternalBufferProperties (or the image "
             "query) reports IMPORTABLE.",
         )
 
 
-def unfit_nt(handle: int, expected: str | None) -> str | None:
-    """Why a value cannot be an NT handle of memory; None if it may be.
-
-    expected: the kernel's type of object, where the driver's is known ("Section" for the
-        embedded device); None for drivers whose objects have types of their own
-    """
-    if handle in (_INVALID, -1):
-        return "is INVALID_HANDLE_VALUE."
-    found = nt_lookup.describe(handle)
-    if found is None:
-        return f"is {handle:#x}, which is no open handle of this process."
-    if expected is not None and found != expected:
-        return f"is {handle:#x}, a handle of a {found}, not of memory."
-    return None
-
-
-def expected_object(call: Call) -> str | None:
-    """The kernel object that memory is, where the driver's way is known."""
-    return "Section" if call.dispatch.driver.name == "embedded" else None
-
-
 @rule("VUID-VkImportMemoryWin32HandleInfoKHR-handleType-00661", stage="os")
-def a_handle_that_is_open(call: Call, site: Site) -> Findings:
+def a_handle_of_that_type(call: Call, site: Site) -> Findings:
     handle_type, handle = int(site.value("handleType")), int(site.value("handle") or 0)
     if not handle_type & WINDOWS or site.value("name") is not None:
         return
-    if not handle:
-        yield site.broken(
-            "handle",
-            "is NULL, and no name is given.",
-            "Pass a handle that vkGetMemoryWin32HandleKHR returned or DuplicateHandle made, or a "
-            "name.",
-        )
+    unfit = unfit_handle(call, handle_type, handle)
+    if unfit is not None:
+        yield site.broken("handle", unfit.problem, unfit.remedy)
         return
-    problem = unfit_nt(handle, expected_object(call)) if handle_type & NT else None
-    if problem is not None:
-        yield site.broken(
-            "handle",
-            problem,
-            "A handle means something in its own process only: DuplicateHandle it into this one, "
-            "or import by name.",
-        )
+    # Where the driver does not tell whose handle it is, it tells what it cannot import.
+    if not handle_type & OPAQUE and call.asked.origin_of(handle_type, handle, None) is None:
+        types = call.asked.win32_memory_types(handle_type, handle, bool(handle_type & NT))
+        if types == 0:
+            yield site.broken(
+                "handle",
+                f"is {handle:#x}, which the device does not take for {name_of(handle_type)}.",
+                "Pass the handle of a resource of that kind, which Direct3D made to be shared.",
+            )
 
 
 @rule("VUID-VkImportMemoryWin32HandleInfoKHR-handleType-01440", stage="os")
@@ -124,14 +90,6 @@ def a_name_that_somebody_holds(call: Call, site: Site) -> Findings:
     handle_type, name = int(site.value("handleType")), site.value("name")
     if not handle_type & NT or site.value("handle") or name is None:
         return
-    # Other drivers name objects that only they can open; for those the driver is the judge.
-    if expected_object(call) is None:
-        return
-    problem = nt_lookup.why_not_by_name(name)
-    if problem is not None:
-        yield site.broken(
-            "name",
-            f"is {name!r}: {problem}.",
-            "The exporter must hold an NT handle of it open (a name ends with the last), in the "
-            "same session.",
-        )
+    unfit = unfit_name(call, handle_type, name)
+    if unfit is not None:
+        yield site.broken("name", unfit.problem, unfit.remedy)

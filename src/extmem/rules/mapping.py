@@ -194,7 +194,7 @@ def a_size_of_whole_atoms(call: Call, site: Site) -> Findings:
         return
     offset, size, _, _, whole = found
     atom = call.asked.limits().atom
-    if size != _WHOLE and size % atom and offset + size != whole:
+    if whole and size != _WHOLE and size % atom and offset + size != whole:
         yield site.broken(
             "size",
             f"is {size}; expected a multiple of {atom} (nonCoherentAtomSize), or a range that "
@@ -210,7 +210,7 @@ def a_mapping_that_ends_with_an_atom(call: Call, site: Site) -> Findings:
         return
     _, size, _, end, whole = found
     atom = call.asked.limits().atom
-    if size == _WHOLE and end % atom and end != whole:
+    if whole and size == _WHOLE and end % atom and end != whole:
         yield site.broken(
             "size",
             f"is VK_WHOLE_SIZE, but the mapping ends at {end}, which is no multiple of {atom} "

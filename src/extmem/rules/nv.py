@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from extmem.handle_types import MEMORY_NV
 from extmem.rules.engine import Call, Findings, Site, rule
-from extmem.rules.import_win32 import expected_object, unfit_nt
+from extmem.rules.windows import CORE_OF, unfit_handle
 from extmem.vk import _constants as c
 from extmem.vk.queries import Needs
 
-_NT = sum(each.bit for each in MEMORY_NV if each.kind == "nt")
 _SPARSE_IMAGE = int(
     c.VK_IMAGE_CREATE_SPARSE_BINDING_BIT
     | c.VK_IMAGE_CREATE_SPARSE_RESIDENCY_BIT
@@ -45,22 +44,22 @@ def one_nv_type_at_most(call: Call, site: Site) -> Findings:
 
 
 @rule("VUID-VkImportMemoryWin32HandleInfoNV-handle-01328", stage="os")
-def an_nv_handle_that_is_open(call: Call, site: Site) -> Findings:
+def an_nv_handle_of_that_type(call: Call, site: Site) -> Findings:
     handle_type, handle = int(site.value("handleType")), int(site.value("handle") or 0)
-    if not handle_type:
-        return  # the structure is turned off
-    problem: str | None = None
+    core = CORE_OF.get(handle_type)
+    if core is None:
+        return  # turned off by 0, or no single type
+    unfit = unfit_handle(call, core, handle)
+    if unfit is None:
+        return
     if not handle:
-        problem = "is NULL."
-    elif handle_type & _NT:
-        problem = unfit_nt(handle, expected_object(call))
-    if problem is not None:
-        yield site.broken(
-            "handle",
-            problem,
+        remedy = (
             "Pass a handle that vkGetMemoryWin32HandleNV returned, or a duplicate of it; NV has "
-            "no import by name.",
+            "no import by name."
         )
+        yield site.broken("handle", "is NULL.", remedy)
+        return
+    yield site.broken("handle", unfit.problem, unfit.remedy)
 
 
 @rule("VUID-vkGetMemoryWin32HandleNV-handleType-01326", stage="state")

@@ -278,15 +278,15 @@ def vkGetMemoryWin32HandleKHR(
 
 def vkGetMemoryWin32HandleNV(device: s.VkDevice, memory: int, handleType: int) -> int:
     """VK_NV_external_memory_win32. A handle of the payload; NV lets it be fetched again."""
-    return calls.fetch(p.vkGetMemoryWin32HandleNV, (device, memory, handleType), int)
+    handle = calls.fetch(p.vkGetMemoryWin32HandleNV, (device, memory, handleType), int)
+    _note_fetch(device, memory, handleType, nv=True)
+    return handle
 
 
-def _note_fetch(device: Any, memory: int, handle_type: int) -> None:
+def _note_fetch(device: Any, memory: int, handle_type: int, *, nv: bool = False) -> None:
     dispatch = calls.dispatch_of(p.vkGetMemoryWin32HandleKHR, device)
     if dispatch.checks != "off":
-        found = dispatch.world.find("VkDeviceMemory", int(memory))
-        if found is not None:
-            found.facts["fetched"].add(int(handle_type))
+        record.fetched(dispatch, memory, handle_type, nv=nv)
 
 
 def vkGetMemoryFdPropertiesKHR(
@@ -373,7 +373,7 @@ def _size_of(dispatch: Dispatch, memory: Any) -> int:
     size = getattr(memory, "size", None)
     if size is None and dispatch.world is not None:
         found = dispatch.world.find("VkDeviceMemory", int(memory))
-        size = found.facts.get("size") if found is not None else None
+        size = found.facts["size"] or None if found is not None else None
     if size is None:
         raise ValueError(
             "VK_WHOLE_SIZE needs the VkDeviceMemory that vkAllocateMemory returned, because a bare "

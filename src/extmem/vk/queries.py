@@ -12,7 +12,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from extmem.drivers.driver import HandleOrigin, Provenance
 from extmem.handles import host_memory
+from extmem.handles.system import kernel
 from extmem.vk import _constants as c
 from extmem.vk import _structures as s
 from extmem.vk._dispatch import Dispatch
@@ -298,7 +300,7 @@ class Queries:
             bool(dedicated.requiresDedicatedAllocation),
         )
 
-    # -- descriptors and addresses ----------------------------------------------------------------
+    # -- descriptors ------------------------------------------------------------------------------
 
     def descriptor(self, fd: int) -> Descriptor | None:
         """What a descriptor is; None if the number is not open."""
@@ -339,6 +341,50 @@ class Queries:
 
         answer: int | None = self.now(("fd types", handle_type, fd), ask)
         return answer
+
+    # -- Windows handles --------------------------------------------------------------------------
+
+    def origin_of(self, handle_type: int, handle: int, name: str | None) -> HandleOrigin | None:
+        """What the driver knows itself of what is behind a handle, number or name."""
+        driver = self._dispatch.driver
+        if not isinstance(driver, Provenance):
+            return None
+        answer: HandleOrigin | None = self.now(
+            ("origin", handle_type, handle, name),
+            lambda: driver.origin_of(handle_type, handle, name),
+        )
+        return answer
+
+    def fingerprint(self, kind: str, resource: int) -> bytes | None:
+        """What a resource was created with, as the driver compares it; None if it cannot say."""
+        driver = self._dispatch.driver
+        if not isinstance(driver, Provenance):
+            return None
+        return driver.fingerprint(int(self._dispatch.device or 0), kind, resource)
+
+    def win32_memory_types(self, handle_type: int, handle: int, nt: bool) -> int | None:
+        """The memory types that can import a handle, 0 where the device refuses it; None if it
+        cannot be asked. Ask only about handles that were looked at; the driver gets a duplicate.
+        """
+
+        def ask() -> int | None:
+            if not self._dispatch.has("vkGetMemoryWin32HandlePropertiesKHR"):
+                return None
+            box = s.VkMemoryWin32HandlePropertiesKHR()
+            copy = kernel().duplicate(handle) if nt else handle
+            try:
+                result = self._dispatch.vkGetMemoryWin32HandlePropertiesKHR(
+                    self._dispatch.device, handle_type, copy, box
+                )
+            finally:
+                if nt:
+                    kernel().close(copy)
+            return int(box.memoryTypeBits) if result == 0 else 0
+
+        answer: int | None = self.now(("win32 types", handle_type, handle), ask)
+        return answer
+
+    # -- addresses --------------------------------------------------------------------------------
 
     def host_range(self, address: int, size: int) -> host_memory.HostRange | None:
         """What lies at a range of addresses; None if the system cannot be asked."""

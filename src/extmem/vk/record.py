@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from extmem.handle_types import MEMORY
 from extmem.vk._base import Structure, VkHandle
 from extmem.vk._dispatch import Dispatch
 from extmem.vk._prototype import Prototype
@@ -14,6 +15,9 @@ from extmem.world import Origin, World, payloads
 __all__ = ["chain_of", "done", "fetched", "made", "made_with", "memory_facts"]
 
 Facts = dict[str, Any]
+
+# What the caller writes of their size is ignored: the system knows it.
+_SIZED_ELSEWHERE = sum(each.bit for each in MEMORY if each.size == "handle")
 
 
 def chain_of(item: Any) -> dict[str, Structure]:
@@ -51,12 +55,17 @@ def done(prototype: Prototype, dispatch: Dispatch, arguments: list[Any]) -> None
             dispatch.world.remove(param.python.__name__, int(arguments[1]))
 
 
-def fetched(dispatch: Dispatch, memory: int, handle_type: int, fd: int = -1) -> None:
-    """A handle of this type was fetched from a memory object; `fd` if it is a descriptor."""
+def fetched(
+    dispatch: Dispatch, memory: int, handle_type: int, fd: int = -1, *, nv: bool = False
+) -> None:
+    """A handle of this type was fetched from a memory object; `fd` if it is a descriptor.
+
+    NV's types are numbers of their own, and are noted apart.
+    """
     found = dispatch.world.find("VkDeviceMemory", int(memory))
     if found is None:
         return
-    found.facts["fetched"].add(int(handle_type))
+    found.facts["fetched_nv" if nv else "fetched"].add(int(handle_type))
     if fd < 0:
         return
     asked = Queries(dispatch)
@@ -68,8 +77,8 @@ def fetched(dispatch: Dispatch, memory: int, handle_type: int, fd: int = -1) -> 
     dedicated = ""
     created = None
     for kind, resource in (
-        ("VkBuffer", facts["dedicated_buffer"]),
-        ("VkImage", facts["dedicated_image"]),
+        ("VkBuffer", facts["dedicated_buffer"] or facts["dedicated_buffer_nv"]),
+        ("VkImage", facts["dedicated_image"] or facts["dedicated_image_nv"]),
     ):
         if resource:
             dedicated, created = kind, made_with(dispatch.world, kind, resource)
@@ -152,13 +161,16 @@ def memory_facts(info: Any, chain: dict[str, Structure], arguments: list[Any]) -
     for source in (fd, host, chain.get("VkImportMemoryWin32HandleInfoKHR")):
         if source is not None and source.handleType:
             imported = int(source.handleType)
+    # Not an "import operation" in the specification's words, so no rule of imports asks for it.
+    source_nv = chain.get("VkImportMemoryWin32HandleInfoNV")
     flags = chain.get("VkMemoryAllocateFlagsInfo")
     return {
-        "size": info.allocationSize,
+        "size": 0 if imported & _SIZED_ELSEWHERE else info.allocationSize,  # 0: unknown here
         "type_index": info.memoryTypeIndex,
         "export": _external_types(chain, "VkExportMemoryAllocateInfo"),
         "export_nv": _external_types(chain, "VkExportMemoryAllocateInfoNV"),
         "import": imported,
+        "import_nv": int(source_nv.handleType) if source_nv is not None else 0,
         "dedicated_buffer": dedicated.buffer if dedicated is not None else 0,
         "dedicated_image": dedicated.image if dedicated is not None else 0,
         "dedicated_buffer_nv": dedicated_nv.buffer if dedicated_nv is not None else 0,
@@ -167,6 +179,7 @@ def memory_facts(info: Any, chain: dict[str, Structure], arguments: list[Any]) -
         "mask": int(flags.deviceMask) if flags is not None and flags.flags & 1 else 0,
         "mapped": None,
         "fetched": set(),
+        "fetched_nv": set(),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from extmem.drivers.embedded import (
@@ -70,6 +70,13 @@ class EmbeddedDriver:
 
     def __repr__(self) -> str:
         return "<EmbeddedDriver>"
+
+    def carries(self, instance: int, physical: int) -> Mapping[str, str]:
+        return {}  # all that it offers is its own
+
+    # What rules ask of handles: `drivers.driver.Provenance`.
+    origin_of = staticmethod(win32.origin_of)
+    fingerprint = staticmethod(win32.fingerprint)
 
     def global_command(self, prototype: Prototype, spelling: str) -> Command | None:
         if not _provided(prototype, spelling, API_VERSION, set()):

@@ -10,15 +10,23 @@ import struct
 from dataclasses import dataclass, replace
 from typing import Self
 
+from extmem.drivers.driver import HandleOrigin
 from extmem.drivers.embedded.payload import Contents, refused
 from extmem.vk import _constants as c
 
-__all__ = ["LABEL_OFFSET", "OPAQUE", "Label", "check_import", "read_page"]
+__all__ = ["LABEL_OFFSET", "OPAQUE", "Label", "check_import", "origin_of_page", "read_page"]
 
 OPAQUE = int(c.VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_WIN32_BIT)
 _TEXTURE = int(c.VK_EXTERNAL_MEMORY_HANDLE_TYPE_D3D11_TEXTURE_BIT)
 _HEAP = int(c.VK_EXTERNAL_MEMORY_HANDLE_TYPE_D3D12_HEAP_BIT)
+_BUFFER_INFO = int(c.VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO)
 _IMAGE_INFO = int(c.VK_STRUCTURE_TYPE_IMAGE_CREATE_INFO)
+_RESOURCES = {0: "", _BUFFER_INFO: "VkBuffer", _IMAGE_INFO: "VkImage"}
+# The same things by their numbers.
+_BY_NUMBER = {
+    OPAQUE: int(c.VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_WIN32_KMT_BIT),
+    _TEXTURE: int(c.VK_EXTERNAL_MEMORY_HANDLE_TYPE_D3D11_TEXTURE_KMT_BIT),
+}
 
 LABEL_OFFSET = 512
 _MAGIC = b"EXTMEMNT"
@@ -57,6 +65,39 @@ def read_page(page: bytes, kind: int, number: int) -> tuple[Label, Contents]:
     if (label.kind, label.kmt) != (kind, number):
         raise refused("this section was shared as another handle type")
     return label, contents
+
+
+def origin_of_page(page: bytes, number: int, stale: bool) -> HandleOrigin:
+    """What a first page tells of its maker. Nothing here is believed by an import."""
+    label, makers, contents = Label.of(page), Contents.makers(page), Contents.of(page)
+    # What is found by a number goes by that number, or is something else in its place.
+    if label is None or makers is None or (number and label.kmt != number):
+        return HandleOrigin(types=0)
+    types = _BY_NUMBER.get(label.kind, 0) if label.kmt else label.kind
+    device, driver = makers
+    if contents is None:  # of another version, which may mean other things by the rest
+        return HandleOrigin(types=types, stale=stale, device=device, driver=driver)
+    if label.kind != OPAQUE:
+        return HandleOrigin(
+            types=types,
+            stale=stale,
+            device=device,
+            driver=driver,
+            size=contents.size,
+            by_vulkan=False,
+            memory_types=label.memory_types,
+        )
+    return HandleOrigin(
+        types=types,
+        stale=stale,
+        device=device,
+        driver=driver,
+        size=contents.size,
+        type_index=contents.memory_type,
+        mask=1,  # there is one device in each group, and no other mask
+        dedicated=_RESOURCES.get(contents.dedicated),
+        made_with=contents.digest if contents.dedicated else None,
+    )
 
 
 def check_import(label: Label, found: Contents, asked: Contents, nv: bool) -> None:

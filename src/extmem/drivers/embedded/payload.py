@@ -76,6 +76,12 @@ class Contents:
             return None
         return cls(size, memory_type, device, dedicated, digest)
 
+    @staticmethod
+    def makers(header: bytes) -> tuple[bytes, bytes] | None:
+        """The device and driver that wrote a header, of whatever version: they never move."""
+        magic, _, _, _, device, driver, _, _ = _HEADER.unpack_from(header)
+        return (device, driver) if magic == _MAGIC else None
+
 
 @dataclass(frozen=True, slots=True)
 class Source:

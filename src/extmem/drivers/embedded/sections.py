@@ -18,8 +18,16 @@ import errno
 import secrets
 import threading
 from dataclasses import replace
+from struct import Struct
 
-from extmem.drivers.embedded.labels import LABEL_OFFSET, Label, check_import, read_page
+from extmem.drivers.driver import HandleOrigin
+from extmem.drivers.embedded.labels import (
+    LABEL_OFFSET,
+    Label,
+    check_import,
+    origin_of_page,
+    read_page,
+)
 from extmem.drivers.embedded.objects import Failure
 from extmem.drivers.embedded.payload import HEADER_SIZE, Contents, Payload, Source, Terms, refused
 from extmem.handles import winerror
@@ -38,30 +46,32 @@ __all__ = [
     "make_kmt",
     "narrow",
     "open_section",
+    "origin_of",
 ]
 
 _BOTH = ACCESS_READ | ACCESS_WRITE
 _STALE_OFFSET = 1024  # a word that the owner of a KMT number sets when it goes
+_WORD = Struct("I")
 
 # Windows' numbers for "no more of it": memory, the commit limit; files, handles.
-_RESULTS = {
-    8: c.VK_ERROR_OUT_OF_DEVICE_MEMORY,
-    14: c.VK_ERROR_OUT_OF_DEVICE_MEMORY,
-    1455: c.VK_ERROR_OUT_OF_DEVICE_MEMORY,
-    4: c.VK_ERROR_TOO_MANY_OBJECTS,
-    1450: c.VK_ERROR_TOO_MANY_OBJECTS,
-}
+_NO_MEMORY = (8, 14, 1455)
+_NO_HANDLES = (4, 1450)
 _DENIED = 5
 
 # For the few words that two threads could want at once; never held while anything waits.
 _lock = threading.Lock()
 
 
-def _failure(problem: OSError) -> Exception:
-    """What Vulkan says for an error of the system."""
+def _failure(
+    problem: OSError,
+    *,
+    memory: int = c.VK_ERROR_OUT_OF_DEVICE_MEMORY,
+    handles: int = c.VK_ERROR_OUT_OF_HOST_MEMORY,
+) -> Exception:
+    """What Vulkan says for an error of the system: not each command has a code for each."""
     code = winerror.code_of(problem)
-    if code in _RESULTS:
-        return Failure(_RESULTS[code], str(problem))
+    if code in _NO_MEMORY or code in _NO_HANDLES:
+        return Failure(memory if code in _NO_MEMORY else handles, str(problem))
     if code is None and problem.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return problem
     return refused(str(problem))
@@ -232,14 +242,20 @@ def get_nt(payload: Payload) -> int:
         if not handle:
             handle = payload.first
             page = _page_of(handle) if handle else None
-            label = Label.of(page) if page is not None else None
+            label = Label.of(page) if page else None
             if label is None or label.identity != payload.label.identity:
                 why = "the handle that was fetched before is closed, and it was the only one"
                 raise Failure(c.VK_ERROR_UNKNOWN, why)
         return kernel().duplicate(handle, inherit=inherit)
     except OSError as problem:
-        result = _RESULTS.get(winerror.code_of(problem) or 0, c.VK_ERROR_UNKNOWN)
-        raise Failure(result, str(problem)) from None
+        found = _failure(
+            problem,
+            memory=c.VK_ERROR_OUT_OF_HOST_MEMORY,
+            handles=c.VK_ERROR_TOO_MANY_OBJECTS,
+        )
+        if isinstance(found, Failure) and found.result == c.VK_ERROR_INVALID_EXTERNAL_HANDLE:
+            found = Failure(c.VK_ERROR_UNKNOWN, str(problem))  # nothing external was given
+        raise found from None
 
 
 def get_kmt(payload: Payload) -> int:
@@ -264,12 +280,14 @@ def _map(handle: int, size: int) -> tuple[int, bool]:
 
 
 def _page_of(handle: int) -> bytes | None:
-    """A copy of a section's first page; None if the handle is of no section that has one."""
+    """A copy of a section's first page; empty if the handle is of no section that has one, None if
+    it does not allow to read.
+    """
     try:
         if kernel().info(handle).type_name != "Section":
-            return None
+            return b""
         if kernel().section_size(handle) < HEADER_SIZE:
-            return None
+            return b""
         base, _ = _map(handle, HEADER_SIZE)
     except OSError:
         return None
@@ -303,19 +321,42 @@ def _open_name(name: str) -> int:
     return kernel().open_section(name, ACCESS_READ)
 
 
-def label_of(source: Source, kind: int, kmt: bool) -> tuple[Label, Contents]:
-    """What a handle or name stands for; refused unless it is of this kind."""
+def page_of(source: Source, kmt: bool) -> bytes | None:
+    """The first page of what a handle or name stands for, as `_page_of` says it."""
     try:
         handle = _obtain(source, kmt)
     except OSError as problem:
-        raise _failure(problem) from None
+        raise _failure(problem, memory=c.VK_ERROR_OUT_OF_HOST_MEMORY) from None
     try:
-        page = _page_of(handle)
+        return _page_of(handle)
     finally:
         kernel().close(handle)
-    if page is None:
+
+
+def label_of(source: Source, kind: int, kmt: bool) -> tuple[Label, Contents]:
+    """What a handle or name stands for; refused unless it is of this kind."""
+    page = page_of(source, kmt)
+    if not page:
         raise refused("this handle is of no section that was shared here")
     return read_page(page, kind, source.handle if kmt else 0)
+
+
+def origin_of(source: Source, kmt: bool) -> HandleOrigin | None:
+    """Where a handle or name comes from, as far as it can be told; never an error."""
+    try:
+        page = page_of(source, kmt)
+    except Failure as problem:
+        # Whatever there is no more of at the moment says nothing of the handle.
+        refused_it = problem.result == c.VK_ERROR_INVALID_EXTERNAL_HANDLE
+        return HandleOrigin(types=0) if refused_it else None
+    except (OSError, ValueError, OverflowError):
+        return None
+    if page is None:
+        return None
+    if not page:
+        return HandleOrigin(types=0)
+    (word,) = _WORD.unpack_from(page, _STALE_OFFSET)
+    return origin_of_page(page, source.handle if kmt else 0, kmt and bool(word))
 
 
 def open_section(

@@ -1,19 +1,27 @@
-"""The commands of both Win32 extensions: handles out of memory, and questions about handles."""
+"""The commands of both Win32 extensions: handles out of memory, and questions about handles.
+
+Below them is what rules ask of handles (`drivers.driver.Provenance`).
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from extmem.drivers.driver import HandleOrigin
+from extmem.drivers.embedded import sections
 from extmem.drivers.embedded.carriers import CARRIERS, Carrier, carrier_nv
 from extmem.drivers.embedded.device import Device
 from extmem.drivers.embedded.memory import Memory
 from extmem.drivers.embedded.objects import SUCCESS, Failure, find, put
 from extmem.drivers.embedded.payload import Source, refused
+from extmem.drivers.embedded.resources import Buffer, Image
+from extmem.handle_types import MEMORY
 from extmem.vk import _constants as c
 
-__all__: list[str] = []
+__all__ = ["fingerprint", "origin_of"]
 
 _KHR = "VK_KHR_external_memory_win32"
+_KINDS = {each.bit: each.kind for each in MEMORY}
 
 
 def _get(memory: Memory, carrier: Carrier | None, nv: bool, box: Any) -> int:
@@ -49,3 +57,24 @@ def vkGetMemoryWin32HandlePropertiesKHR(
     value = getattr(foreign, "value", foreign) or 0
     properties.memoryTypeBits = carrier.inspect(Source(value), device.physical.identity.uuid)
     return SUCCESS
+
+
+# -- what rules ask -------------------------------------------------------------------------------
+
+
+def origin_of(handle_type: int, handle: int, name: str | None) -> HandleOrigin | None:
+    """What the first page behind a handle, number or name says: in every process the same."""
+    kind = _KINDS.get(handle_type)
+    if kind not in ("nt", "kmt"):
+        return None
+    return sections.origin_of(Source(handle, name), kind == "kmt")
+
+
+def fingerprint(device: int, kind: str, resource: int) -> bytes | None:
+    """The digest that the first page carries of a resource that its memory is dedicated to."""
+    try:
+        owner = find(Device, device)
+        found = find(Image if kind == "VkImage" else Buffer, resource, owner)
+    except Failure:
+        return None
+    return found.fingerprint[1]
