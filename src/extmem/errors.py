@@ -7,6 +7,7 @@
     ├── DriverNotFound       no driver, library or device of that description
     ├── ViewsAlive           memory cannot go while something still looks at it
     ├── ClosedError          the object was closed before
+    ├── PassportError        what came beside a handle is no passport, or is of other memory
     └── Unsupported          this device cannot do that; says what can
 
 Errors of the operating system stay `OSError`. A Python mistake (a member that does not exist, a
@@ -25,6 +26,7 @@ __all__ = [
     "DriverError",
     "DriverNotFound",
     "ExtmemError",
+    "PassportError",
     "Problem",
     "RuleViolation",
     "Unsupported",
@@ -123,6 +125,10 @@ class ViewsAlive(ExtmemError, BufferError):
 
 class ClosedError(ExtmemError, ValueError):
     """The object was closed before."""
+
+
+class PassportError(ExtmemError, ValueError):
+    """What came beside a handle is no passport, or does not fit the device or what was asked."""
 
 
 class Unsupported(ExtmemError):

@@ -18,6 +18,7 @@ FLOORS = (
     ("errors", "handle_types", "vk._base", "vk._prototype", "vk._constants", "vk._structures",
      "vk._prototypes", "vk._validity", "vk._dispatch"),
     ("handles", "world"),
+    ("share.machine", "share.passport"),
     ("win32",),
     ("drivers",),
     ("vk.chain", "vk.mappings", "vk.queries", "vk.record"),

@@ -1,0 +1,1 @@
+"""Between processes: what travels beside a handle, and how handles travel."""
