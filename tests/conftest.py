@@ -7,6 +7,7 @@ life of the process is not taken for a leak.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.support import drivers
-from tests.support.leaks import held, left_over
+from tests.support.leaks import SHARED_OBJECTS, held, left_over, windows_handles
 from tests.support.peers import far
 from tests.support.strict import allowed, strict
 
@@ -59,9 +60,6 @@ def warmed() -> Callable[[str], None]:
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test leaves descriptors, threads, processes, mappings and files as it found them."""
-    if sys.platform == "win32":  # nothing is counted there yet
-        yield
-        return
     # These may leave something, once: what drivers keep, and the second processes.
     for name in ("driver", "two_drivers", "warmed"):
         if name in request.fixturenames:
@@ -73,6 +71,34 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     lines = left_over(before)
     if lines:
         pytest.fail("left behind:\n  " + "\n  ".join(lines), pytrace=False)
+
+
+_at_start: dict[str, int] = {}
+
+
+def _shared() -> dict[str, int]:
+    """The Windows handles that could be of shared memory, counted by the kernel."""
+    gc.collect()
+    found = windows_handles()
+    kinds = SHARED_OBJECTS if sys.platform == "win32" else ("in the table",)
+    return {each: found[each] for each in kinds}
+
+
+def pytest_sessionstart() -> None:
+    _at_start.update(_shared())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """No Windows handle of shared memory is open when the suite has ended."""
+    if _shared() != _at_start and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    now = _shared()
+    counts = ", ".join(f"{each} {_at_start[each]} -> {now[each]}" for each in now)
+    left = "none is left open" if now == _at_start else "LEFT OPEN"
+    terminalreporter.write_line(f"Windows handles, before -> after: {counts}: {left}")
 
 
 # -- strict runs ----------------------------------------------------------------------------------

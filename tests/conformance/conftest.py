@@ -1,14 +1,21 @@
-"""What the conformance cases vary: the driver, the kind of memory, and where the importer is."""
+"""What the conformance cases vary: driver, kind of memory, where the importer is, and checks."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.peers import far
+from tests.support.peers import importing
 from tests.support.rig import Kind, Rig
+from tests.support.sharing import Gpu, unique_name, use_once
+
+# On Windows nothing has descriptors, so what is about them alone is not collected.
+if sys.platform == "win32":
+    collect_ignore = ["test_images_fd.py", "test_memory_dma_buf.py", "test_memory_fd.py"]
+    collect_ignore += ["test_ownership.py", "test_two_drivers.py"]  # and there is one driver
 
 KINDS = [Kind(dedicated, visible) for dedicated in (True, False) for visible in (True, False)]
 
@@ -29,11 +36,38 @@ def rig(driver: str) -> Iterator[Rig]:
 @pytest.fixture(params=["same_device", "second_instance", "second_process"])
 def importer(request: pytest.FixtureRequest, driver: str, rig: Rig) -> Iterator[Any]:
     """The importing device: the exporter's own, one of another instance, one far away."""
-    if request.param == "same_device":
-        yield rig
-    elif request.param == "second_instance":
-        with Rig(driver) as other:
-            yield other
-    else:
-        with far.rig(driver) as other:
-            yield other
+    with importing(request.param, driver, rig) as other:
+        yield other
+
+
+@pytest.fixture(scope="session")
+def used_before() -> None:
+    """The embedded device was used in this process: what it opens for good is no test's leak."""
+    use_once()
+
+
+@pytest.fixture(params=["full", "off"], ids=["checked", "unchecked"])
+def gpu(used_before: None, request: pytest.FixtureRequest) -> Iterator[Gpu]:
+    """The embedded device with every way of sharing."""
+    with Gpu(request.param) as made:
+        yield made
+
+
+@pytest.fixture
+def checked(used_before: None) -> Iterator[Gpu]:
+    """The same where it is about a rule."""
+    with Gpu("full") as made:
+        yield made
+
+
+@pytest.fixture
+def unchecked(used_before: None) -> Iterator[Gpu]:
+    """The same where it is about the device's own answer."""
+    with Gpu("off") as made:
+        yield made
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that nobody has."""
+    return unique_name()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import secrets
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +19,12 @@ from tests.support.second import Channel
 from tests.support.strict import driver_cannot
 
 KIND = Kind(dedicated=False, host_visible=True)
+
+
+# Windows' mappings of no file are private as long as they have no name.
+PRIVATE: dict[str, int] = {}
+if sys.platform != "win32":
+    PRIVATE["flags"] = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
 @pytest.fixture
@@ -41,7 +49,7 @@ def size(rig: Rig) -> int:
 @pytest.fixture
 def memory(size: int) -> Iterator[mmap.mmap]:
     """Whole pages of this process."""
-    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as made:
+    with mmap.mmap(-1, size, **PRIVATE) as made:
         yield made
 
 
@@ -97,11 +105,19 @@ def test_two_imports_of_the_same_bytes(rig: Rig, memory: mmap.mmap, size: int) -
         assert first.read() == memory[:] == bytes(size)
 
 
+def _mapped(name: str, size: int, fd: int = -1) -> mmap.mmap:
+    """Pages that another process maps too: by a descriptor, or on Windows by their name."""
+    if sys.platform == "win32":
+        return mmap.mmap(-1, size, tagname=name)
+    return mmap.mmap(fd, size)
+
+
 def over_there(channel: Channel, driver: str, size: int) -> dict[str, bool]:
     """Import our own mapping of the file that comes; read it, and write it on the queue."""
-    _, (fd,) = channel.receive()
-    with mmap.mmap(fd, size) as memory, Rig(driver) as rig:
-        os.close(fd)
+    name, fds = channel.receive()
+    with _mapped(name, size, *fds) as memory, Rig(driver) as rig:
+        for fd in fds:
+            os.close(fd)
         block = rig.import_host(address_of(memory), size)
         seen = block.read() == pattern(8, size)
         block.fill(0x55667788)
@@ -109,14 +125,17 @@ def over_there(channel: Channel, driver: str, size: int) -> dict[str, bool]:
 
 
 def test_between_processes_over_a_shared_file(driver: str, rig: Rig, size: int) -> None:
-    fd = os.memfd_create("pages")
-    os.ftruncate(fd, size)
-    with mmap.mmap(fd, size) as memory:
+    name, fds = f"extmem-test-{secrets.token_hex(8)}", []
+    if sys.platform != "win32":
+        fds.append(os.memfd_create(name))
+        os.ftruncate(fds[0], size)
+    with _mapped(name, size, *fds) as memory:
         block = rig.import_host(address_of(memory), size)
         block.write(pattern(8, size))
         with second.start(over_there, driver=driver, size=size) as other:
-            other.send("file", [fd])
+            other.send(name, fds)
             assert other.result() == {"seen": True}
         assert block.read() == bytes.fromhex("88776655") * (size // 4)
         block.free()
-    os.close(fd)
+    for fd in fds:
+        os.close(fd)

@@ -368,7 +368,7 @@ kept: list[Any] = []  # what a process still holds when Python ends
 def end_holding(channel: Channel, driver: str, what: list[str], checks: str) -> None:
     """Leave the process with things alive, in an order of all sorts."""
     gpu = extmem.open_device(driver=driver, checks=checks)
-    memory = gpu.allocate(4096, export="opaque_fd")
+    memory = gpu.allocate(4096, export="opaque_win32" if sys.platform == "win32" else "opaque_fd")
     array = memory.numpy()
     array[:] = 1
     things: dict[str, Any] = {

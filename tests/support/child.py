@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import socket
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from tests.support.second import Channel
+from tests.support.wire import Wire
 
 
 class _Home(Channel):
@@ -21,10 +21,9 @@ class _Home(Channel):
 
 
 def main() -> int:
-    number, module, name, arguments = sys.argv[1:]
-    with socket.socket(fileno=int(number)) as end:
-        end.set_inheritable(False)
-        home = _Home(end)
+    number, pid, module, name, arguments = sys.argv[1:]
+    with Wire.inherited(int(number)) as wire:
+        home = _Home(wire, int(pid))
         try:
             function = getattr(importlib.import_module(module), name)
             result = function(home, **json.loads(arguments))

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from extmem import DriverError, DriverNotFound, physical_devices
-from tests.support.rig import OPAQUE_FD, Kind, Rig
+from extmem import DriverError, DriverNotFound, physical_devices, win32
+from tests.support.rig import FORMS, OPAQUE_FD, Form, Kind, Rig
 from tests.support.strict import missing
 
-__all__ = ["NAMES", "find", "warm"]
+__all__ = ["NAMES", "extensions", "find", "warm"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNPACKED = Path(os.environ.get("EXTMEM_TEST_DRIVERS") or ROOT / ".drivers")
@@ -59,7 +59,7 @@ _FINDERS: dict[str, Callable[[], str]] = {
 # Windows has no manifests of its own drivers, and nothing there shares memory yet.
 NAMES = ("embedded",) if sys.platform == "win32" else tuple(_FINDERS)
 
-_warm: set[str] = set()
+_warm: dict[str, frozenset[str]] = {}  # each with what its device offers
 
 
 def find(name: str) -> str:
@@ -77,6 +77,12 @@ def find(name: str) -> str:
     return driver
 
 
+def extensions(driver: str) -> frozenset[str]:
+    """The device extensions of what `find` returned."""
+    warm(driver)
+    return _warm[driver]
+
+
 def warm(driver: str) -> None:
     """Have a driver do everything once, so that what it keeps for the life of the process is there
     before anything is counted. Twice, because some keep what they opened in the second instance.
@@ -92,4 +98,16 @@ def warm(driver: str) -> None:
             exported.write(bytes(exported.size))
             if shared:
                 rig.import_fd(exported.export_fd(), exported.passport).read()
-    _warm.add(driver)
+            for form in FORMS:
+                if form.extension in rig.extensions:
+                    _warm_form(rig, form)
+            offered = frozenset(rig.offered)
+    _warm[driver] = offered
+
+
+def _warm_form(rig: Rig, form: Form) -> None:
+    exported = rig.allocate(Kind(dedicated=False, host_visible=True), export=form)
+    handle = exported.export_win32(form)
+    rig.import_win32(handle, exported.passport, form).read()
+    if not form.kmt:
+        win32.CloseHandle(handle)

@@ -9,7 +9,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-__all__ = ["Held", "held", "left_over"]
+from extmem.handles.system import kernel
+from tests.support import leaks_windows
+
+__all__ = ["SHARED_OBJECTS", "Held", "held", "left_over", "windows_handles"]
+
+# The types of Windows handles that this package can have open, beside those of processes.
+SHARED_OBJECTS = ("Section", "Event", "Mutant")
 
 Held = dict[str, Counter[str]]
 
@@ -20,10 +26,17 @@ _PATIENCE = 3.0  # seconds that threads and processes get to end
 
 
 def held() -> Held:
-    """Everything that is counted. Nothing where there is no /proc."""
-    if sys.platform != "linux":
-        return {}
+    """Everything that is counted."""
+    if sys.platform == "win32":
+        threads, children = leaks_windows.processes()
+        return {
+            "Windows handles": windows_handles(),
+            "threads": Counter({"threads": threads}),
+            "child processes": children,
+            "bytes of mapped views": Counter({"bytes": leaks_windows.views()}),
+        }
     return {
+        "Windows handles": windows_handles(),
         "file descriptors": _descriptors(),
         "threads": _threads(),
         "child processes": _children(),
@@ -31,6 +44,19 @@ def held() -> Held:
         "files in /dev/shm": Counter(os.listdir("/dev/shm")),
         "sockets with a name": _sockets(),
     }
+
+
+def windows_handles() -> Counter[str]:
+    """The Windows handles of this process, by their types: by the word of the kernel, or of the
+    table that stands in for it.
+    """
+    if sys.platform == "win32":
+        found = leaks_windows.handles()
+        # A lock of Python's is a semaphore there. They come with modules, with threads and with
+        # pytest's own objects, and go when those do.
+        del found["Semaphore"]
+        return found
+    return Counter({"in the table": kernel().count_handles()})
 
 
 def left_over(before: Held) -> list[str]:
@@ -54,9 +80,18 @@ def _difference(before: Held, after: Held) -> list[str]:
         then = before[what]
         for name in sorted(now.keys() | then.keys()):
             change = now[name] - then[name]
-            if change and not (change > 0 and _of_another(what, name)):
+            if change and not (
+                _of_another(what, name) if change > 0 else _ended_by_itself(what, name)
+            ):
                 lines.append(f"{what}: {change:+d} {name}")
     return lines
+
+
+def _ended_by_itself(what: str, name: str) -> bool:
+    """Whether something that is gone was the system's own: Windows starts threads in any process
+    for its own work, and ends them, with what they had open, when there has been none for a while.
+    """
+    return sys.platform == "win32" and (what == "threads" or name not in SHARED_OBJECTS)
 
 
 def _descriptors() -> Counter[str]:

@@ -3,6 +3,8 @@
 with far.rig(driver) as other:
     block = other.import_fd(exported.export_fd(), exported.passport)
     assert block.read() == data                 # read over there
+
+Windows handles go over by DuplicateHandle, where the system has handles of several processes.
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ import os
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from typing import Any
 
+from extmem import win32
 from tests.support import second
 from tests.support.leaks import held, left_over
-from tests.support.rig import BYTES, OPAQUE_FD, Passport, Rig
+from tests.support.rig import BYTES, OPAQUE_FD, Form, Passport, Rig
 from tests.support.second import Channel, Other, OtherFailed
 
-__all__ = ["FarAllocation", "FarRig", "Processes", "far", "open_far", "serve"]
+__all__ = ["FarAllocation", "FarRig", "Processes", "far", "importing", "open_far", "serve"]
 
 
 # -- over there -----------------------------------------------------------------------------------
@@ -43,21 +47,58 @@ def _serve(channel: Channel, rig: Rig) -> None:
         if command == "close":
             return
         try:
-            answer = None
-            if command in ("import_fd", "import_image"):
-                arguments["passport"] = Passport(**arguments["passport"])
+            _unpack(arguments)
+            if command == "import_win32":
+                made[number] = _import_win32(rig, **arguments)
+                channel.send([True, None])
+            elif command.startswith("import"):
                 made[number] = getattr(rig, command)(*fds, **arguments)
+                channel.send([True, None])
+            elif command == "export_fd":
+                fd = made[number].export_fd()
+                channel.send([True, None], [fd])
+                os.close(fd)
+            elif command == "export_win32":
+                channel.send([True, _export_win32(channel, made[number], **arguments)])
             else:
-                if "data" in arguments:
-                    arguments["data"] = bytes.fromhex(arguments["data"])
                 answer = getattr(made[number], command)(**arguments)
-            if command == "export_fd":
-                channel.send([True, None], [answer])
-                os.close(answer)
-            else:
                 channel.send([True, answer.hex() if isinstance(answer, bytes) else answer])
         except Exception:
             channel.send([False, traceback.format_exc()])
+
+
+def _unpack(arguments: dict[str, Any]) -> None:
+    """Arguments as they were before they became JSON."""
+    if "passport" in arguments:
+        arguments["passport"] = Passport(**arguments["passport"])
+    if "form" in arguments:
+        arguments["form"] = Form(**arguments["form"])
+    if "data" in arguments:
+        arguments["data"] = bytes.fromhex(arguments["data"])
+
+
+def _import_win32(
+    rig: Rig, handle: int | None, form: Form, tiling: int | None, name: str | None, **more: Any
+) -> Any:
+    """Import a handle that was duplicated into this process, and close it."""
+    try:
+        if tiling is not None:
+            return rig.import_image_win32(handle, tiling=tiling, form=form, **more)
+        return rig.import_win32(handle, form=form, name=name, **more)
+    finally:
+        if handle is not None and not form.kmt:
+            win32.CloseHandle(handle)
+
+
+def _export_win32(channel: Channel, allocation: Any, form: Form) -> int:
+    """A handle that means something to the test."""
+    handle: int = allocation.export_win32(form)
+    if form.kmt:
+        return handle
+    try:
+        return channel.give(handle)
+    finally:
+        win32.CloseHandle(handle)
 
 
 # -- here -----------------------------------------------------------------------------------------
@@ -97,6 +138,42 @@ class FarRig:
         size = BYTES if command == "import_image" else passport.size
         return FarAllocation(self, self._made, size)
 
+    def import_win32(
+        self,
+        handle: int | None,
+        passport: Passport,
+        form: Form,
+        *,
+        name: str | None = None,
+        bind: bool = True,
+    ) -> FarAllocation:
+        """Memory with a buffer, over there. The handle stays the caller's."""
+        return self._import_win32(handle, passport, form, passport.size, name=name, bind=bind)
+
+    def import_image_win32(
+        self, handle: int | None, passport: Passport, tiling: int, form: Form, *, bind: bool = True
+    ) -> FarAllocation:
+        """Memory with an image, over there. The handle stays the caller's."""
+        return self._import_win32(handle, passport, form, BYTES, tiling=int(tiling), bind=bind)
+
+    def _import_win32(
+        self,
+        handle: int | None,
+        passport: Passport,
+        form: Form,
+        size: int,
+        *,
+        bind: bool,
+        name: str | None = None,
+        tiling: int | None = None,
+    ) -> FarAllocation:
+        self._made += 1
+        if handle is not None and not form.kmt:
+            handle = self.other.give(handle)
+        more = {"passport": passport.json(), "form": asdict(form), "bind": bind}
+        self.ask("import_win32", self._made, [], handle=handle, name=name, tiling=tiling, **more)
+        return FarAllocation(self, self._made, size)
+
     def ask(self, command: str, number: int, fds: list[int], **arguments: Any) -> Any:
         """Have something done over there; its answer, or the descriptor that it sends."""
         self.other.send([command, number, arguments], fds)
@@ -128,6 +205,11 @@ class FarAllocation:
 
     def export_fd(self) -> int:
         found: int = self._ask("export_fd")
+        return found
+
+    def export_win32(self, form: Form) -> int:
+        """A handle of this process, which the caller owns."""
+        found: int = self._ask("export_win32", form=asdict(form))
         return found
 
     def free(self) -> None:
@@ -173,6 +255,19 @@ class Processes:
         if driver in self._running:
             stack, _ = self._running.pop(driver)
             stack.close()
+
+
+@contextmanager
+def importing(where: str, driver: str, rig: Rig) -> Iterator[Any]:
+    """The importing device: the exporter's own, one of another instance, or one far away."""
+    if where == "same_device":
+        yield rig
+    elif where == "second_instance":
+        with Rig(driver) as other:
+            yield other
+    else:
+        with far.rig(driver) as other:
+            yield other
 
 
 @contextmanager

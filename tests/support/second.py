@@ -9,9 +9,13 @@
         other.send({"passport": ...}, [fd])
         assert other.result() == {"read": ...}
 
-Messages are JSON with descriptors beside them (SCM_RIGHTS). An exception over there comes back
-with its traceback, a death by signal with the signal's name and what was written to stderr; a
-process that takes too long is killed.
+Messages are JSON with descriptors beside them (SCM_RIGHTS). A Windows handle travels as a number
+in the message, which the sender makes mean something over there:
+
+        other.send({"handle": other.give(handle)})
+
+An exception over there comes back with its traceback, a death by signal with the signal's name and
+what was written to stderr; a process that takes too long is killed.
 """
 
 from __future__ import annotations
@@ -19,21 +23,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+
+from extmem import win32
+from tests.support import wire
+from tests.support.wire import Log, Wire
 
 __all__ = ["Channel", "Other", "OtherFailed", "run", "start"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-_MESSAGE = 1 << 17  # bytes; a packet carries a whole message
-_DESCRIPTORS = 250  # the kernel's limit for one message is 253
 
 
 class OtherFailed(AssertionError):
@@ -43,26 +46,39 @@ class OtherFailed(AssertionError):
 class Channel:
     """Messages with descriptors to the process at the other end."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: Wire, pid: int) -> None:
         self._end = end
+        self.pid = pid  # of the process at the other end
 
     def send(self, message: Any, fds: Sequence[int] = ()) -> None:
         """Send a message and duplicates of descriptors; the caller keeps its own."""
-        socket.send_fds(self._end, [json.dumps(message).encode()], list(fds))
+        self._end.send(json.dumps(message).encode(), fds)
 
     def receive(self) -> tuple[Any, list[int]]:
         """The next message, and descriptors that are the receiver's. EOFError at the end."""
-        data, fds, _, _ = socket.recv_fds(self._end, _MESSAGE, _DESCRIPTORS)
-        if not data:
-            raise EOFError("the other process is gone")
+        data, fds = self._end.receive()
         return json.loads(data), fds
+
+    def give(self, handle: int, access: int | None = None) -> int:
+        """Duplicate a Windows handle into the other process; its number there, to be sent.
+
+        The duplicate is the other process' to close. access: None for the same as this handle's
+        """
+        process = win32.OpenProcess(win32.PROCESS_DUP_HANDLE, False, self.pid)
+        options = win32.DUPLICATE_SAME_ACCESS if access is None else 0
+        try:
+            return win32.DuplicateHandle(
+                win32.GetCurrentProcess(), handle, process, access or 0, False, options
+            )
+        finally:
+            win32.CloseHandle(process)
 
 
 class Other(Channel):
     """The second process, seen from the test."""
 
-    def __init__(self, end: socket.socket, process: subprocess.Popen[bytes], log: Any) -> None:
-        super().__init__(end)
+    def __init__(self, end: Wire, process: subprocess.Popen[bytes], log: Log) -> None:
+        super().__init__(end, process.pid)
         self.process = process
         self._log = log
         self._answer: tuple[Any] | None = None
@@ -101,7 +117,7 @@ class Other(Channel):
     def _next(self) -> tuple[str, Any, list[int]]:
         try:
             (kind, content), fds = super().receive()
-        except (EOFError, ConnectionResetError):
+        except EOFError:
             self._end_well()
             raise OtherFailed("the second process ended without a result") from None
         except TimeoutError:
@@ -114,7 +130,7 @@ class Other(Channel):
 
     def _end_well(self) -> None:
         try:
-            code = self.process.wait(self._end.gettimeout())
+            code = self.process.wait(self._end.timeout)
         except subprocess.TimeoutExpired:
             self.kill()
             raise OtherFailed(f"the second process does not end{self._said()}") from None
@@ -122,46 +138,53 @@ class Other(Channel):
             name = signal.Signals(-code).name
             raise OtherFailed(f"the second process was killed by {name}{self._said()}")
         if code:
-            raise OtherFailed(f"the second process ended with {code}{self._said()}")
+            shown = f"{code:#x}" if code >> 31 else str(code)  # Windows' number of an exception
+            raise OtherFailed(f"the second process ended with {shown}{self._said()}")
 
     def _said(self) -> str:
-        self._log.seek(0)
-        text = self._log.read().decode(errors="replace")[-6000:]
+        text = self._log.text()[-6000:]
         return f"; it said:\n{text}" if text.strip() else ""
 
 
 @contextmanager
 def start(
-    function: Callable[..., Any], *, timeout: float = 30.0, **arguments: Any
+    function: Callable[..., Any],
+    *,
+    timeout: float = 30.0,
+    inherit: Sequence[int] = (),
+    **arguments: Any,
 ) -> Iterator[Other]:
     """Start `function(channel, **arguments)` in a new Python; the end of the `with` ends it.
 
     timeout: seconds for each message, and for the end
+    inherit: descriptors that it gets under the same numbers; on Windows handles, inheritable ones
     """
-    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    here.settimeout(timeout)
+    here, there = wire.pair()
+    here.timeout = timeout
     module, folder = _origin(function)
     path = os.pathsep.join([str(ROOT), folder, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    with here, tempfile.TemporaryFile() as log:
+    log = Log()
+    with here, closing(log):
         with there:
-            process = subprocess.Popen(
+            if sys.platform == "win32":
+                os.set_handle_inheritable(there.fileno(), True)
+            process = wire.started(
                 [
                     *(sys.executable, "-X", "faulthandler", "-m", "tests.support.child"),
-                    *(str(there.fileno()), module, function.__qualname__, json.dumps(arguments)),
+                    *(str(there.fileno()), str(os.getpid())),
+                    *(module, function.__qualname__, json.dumps(arguments)),
                 ],
+                [there.fileno(), *inherit],
+                log,
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": path},
-                pass_fds=[there.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
             )
-        with process:
-            try:
-                yield Other(here, process, log)
-            finally:
-                if process.poll() is None:
-                    process.kill()
+        try:
+            yield Other(here, process, log)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
 
 
 def run(function: Callable[..., Any], *, timeout: float = 30.0, **arguments: Any) -> Any:

@@ -238,7 +238,8 @@ def test_device_and_driver_of_the_exporter(gpu: Bare, shared: int, driver: str) 
 
 def test_another_device(gpu: Bare, shared: int, driver: str) -> None:
     with Bare(driver, index=1) as other:
-        other.refuses(f"{IMPORT}-fd-00668", from_fd(shared))
+        vuids = other.refuses(f"{IMPORT}-fd-00668", from_fd(shared))
+        assert f"{INFO}-None-00644" in vuids
 
 
 def test_another_driver(gpu: Bare, shared: int, driver: str) -> None:

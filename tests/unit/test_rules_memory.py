@@ -261,9 +261,22 @@ def test_freed_once(gpu: Bare) -> None:
 
 
 def test_every_rule_of_memory_is_broken_somewhere() -> None:
-    from extmem.rules import allocate, bind, engine, export, fd, host, mapping
+    from extmem.rules import (
+        allocate,
+        bind,
+        engine,
+        export,
+        fd,
+        get_win32,
+        host,
+        import_win32,
+        mapping,
+        nv,
+        origins,
+    )
 
-    modules = {each.__name__ for each in (allocate, bind, export, fd, host, mapping)}
+    listed = (allocate, bind, export, fd, get_win32, host, import_win32, mapping, nv, origins)
+    modules = {each.__name__ for each in listed}
     files = Path(__file__).parent.glob("test_rules_*.py")
     text = "".join(file.read_text() for file in files)
     ours = [each.vuid for each in engine.rules() if each.function.__module__ in modules]
