@@ -275,6 +275,7 @@ def test_dedicated_with_exactly_the_size(gpu: StrictSide) -> None:
 @pytest.mark.parametrize("core", [False, True], ids=["nv", "khr"])
 def test_dedicated_as_the_exporter(gpu: StrictSide, core: bool) -> None:
     """Of imports through NV's structure, and through KHR's."""
+    handle = 0
 
     def source() -> Any:
         if core:
