@@ -98,8 +98,11 @@ class Memory:
         return "host_visible" in self.memory_type.flags
 
     def view(self) -> memoryview:
-        """The bytes as a writable memoryview, without a copy. It keeps this memory alive."""
-        return memoryview(self._array()).cast("B")[: self.size]
+        """The bytes as a memoryview, without a copy. It keeps this memory alive.
+
+        It is writable unless this memory was imported by a handle that grants reading alone.
+        """
+        return self._bytes()[: self.size]
 
     def numpy(
         self, dtype: Any = "uint8", shape: int | Sequence[int] | None = None
@@ -135,14 +138,19 @@ class Memory:
             raise ValueError(
                 f"{wanted} of {kind} needs {needed} bytes; this memory has {self.size}"
             )
-        return np.ndarray(wanted, kind, buffer=self._array())
+        return np.ndarray(wanted, kind, buffer=self._bytes())
 
     def array(self, shape: int | Sequence[int], dtype: Any = "uint8") -> np.ndarray[Any, Any]:
         """`numpy`, with the shape first."""
         return self.numpy(dtype, shape)
 
-    def _array(self) -> Any:
-        """The ctypes array that all views hang on, mapping the memory if it is not mapped yet."""
+    @property
+    def read_only(self) -> bool:
+        """Whether this memory was imported by a handle that grants reading alone."""
+        return memories.is_read_only(self.device.handle, self.handle)
+
+    def _bytes(self) -> memoryview:
+        """All of it, mapped if it is not mapped yet."""
         if not self.host_visible:
             raise Unsupported(
                 f"{self!r} is not visible to the processor: allocate with memory='host_visible', "
@@ -155,10 +163,10 @@ class Memory:
                 vk.vkMapMemory(vk_device, self.handle, 0, vk.VK_WHOLE_SIZE)
                 mapping = memories.mapping_of(vk_device, self.handle)
                 assert mapping is not None
-            array = mapping.array()
+            view = mapping.view()
         # A view must keep this object, and the object keeps the allocation.
-        array.owner = self
-        return array
+        view.obj.owner = self  # type: ignore[attr-defined]
+        return view
 
     @property
     def views(self) -> int:

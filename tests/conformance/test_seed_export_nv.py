@@ -218,8 +218,9 @@ def test_the_right_to_read_is_not_enough_to_write(checks: str) -> None:
         block = here.export_nv(NT_NV, Terms(dwAccess=READ))
         block.write(b"\x2a" * SIZE)
         copy = there.take(Source(NT_NV, here.get_nv(block), nv=True))
-        with fails(vk.VK_ERROR_MEMORY_MAP_FAILED):  # a mapping is for writing, too
+        with pytest.raises(TypeError, match="read-only"):
             copy.write(b"\0")
+        assert copy.read() == b"\x2a" * SIZE
         assert copied(copy) == b"\x2a" * SIZE
 
 

@@ -25,7 +25,7 @@ from extmem.drivers.embedded.objects import Failure
 from extmem.handles.kernel import ACCESS_READ, ACCESS_WRITE
 from extmem.handles.system import kernel
 from tests.support.payload_machine import TYPES, Machine
-from tests.support.payload_model import Carrier, Payload, Refused, Way
+from tests.support.payload_model import Carrier, Payload, ReadOnly, Refused, Way
 from tests.support.sharing import (
     INVALID,
     SIZE,
@@ -80,7 +80,8 @@ class Steps(Machine):
         payload, gpu = memory.payload, self.gpus[which]
         if memory.first and memory.first not in payload.handles and _is_open(memory.first):
             # The number of a first handle that was closed is in use again. If it is a handle that
-            # the device has of the same payload, a second fetch (which is undefined) duplicates it.
+            # the device has of the same payload, with the same rights, a second fetch (which is
+            # undefined) duplicates it.
             return
         handle_type = TYPES["vulkan", payload.carrier, way]
         self.say(f"{payload.carrier} {way} from {int(real):#x} on {which}")
@@ -227,7 +228,9 @@ class Steps(Machine):
 
         def mine() -> None:
             if not memory.mappable:
-                raise Refused("it is stale, or to read alone")
+                raise Refused("it is stale")
+            if not memory.writable:
+                raise ReadOnly("its handle granted reading alone")
             memory.payload.content = data
 
         done = self.both(

@@ -20,7 +20,7 @@ from extmem.drivers.embedded import foreign
 from extmem.handles.kernel import ACCESS_READ
 from extmem.handles.system import kernel
 from extmem.handles.winerror import code_of
-from tests.support.payload_model import MarkedStale, Memory, Model, Payload, Refused
+from tests.support.payload_model import MarkedStale, Memory, Model, Payload, ReadOnly, Refused
 from tests.support.sharing import (
     HEAP12,
     IMAGE11_KMT_NV,
@@ -105,6 +105,8 @@ class Machine:
             pass
         except extmem.DriverError as error:
             assert error.result == result, f"{error}, where {refused!r}"  # noqa: PT017
+        except TypeError as error:
+            assert isinstance(refused, ReadOnly), f"{error}, where {refused!r}"  # noqa: PT017
         except OSError as error:
             assert code_of(error) == result, f"{error}, where {refused!r}"  # noqa: PT017
         else:

@@ -20,6 +20,10 @@ class Refused(Exception):
     """The call fails, and changes nothing."""
 
 
+class ReadOnly(Refused):
+    """It fails in Python: the view is for reading."""
+
+
 class MarkedStale(Refused):
     """It fails because the owner of a KMT number is gone, which is not the handle's fault."""
 
@@ -57,14 +61,14 @@ class Memory:
 
     payload: Payload
     owner: bool  # it made the payload
-    writable: bool  # what its handle granted; pages to read alone are never mapped through Vulkan
+    writable: bool  # what its handle granted; views of pages to read alone are read-only
     export: Way | None = None  # through which extension handles can be fetched
     own: bool | None = None  # its handle, until it is fetched: may it write? NV keeps it for good
     first: int = 0  # the NT handle that was fetched from it
 
     @property
     def mappable(self) -> bool:
-        return self.writable and not self.payload.stale
+        return not self.payload.stale
 
 
 class Model:

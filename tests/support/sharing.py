@@ -171,9 +171,11 @@ class Gpu:
 
     def write(self, memory: Any, data: bytes) -> None:
         view = vk.vkMapMemory(self.device, memory, 0, vk.VK_WHOLE_SIZE)
-        view[: len(data)] = data
-        del view
-        vk.vkUnmapMemory(self.device, memory)
+        try:
+            view[: len(data)] = data
+        finally:
+            del view
+            vk.vkUnmapMemory(self.device, memory)
 
     def read(self, memory: Any, size: int) -> bytes:
         view = vk.vkMapMemory(self.device, memory, 0, vk.VK_WHOLE_SIZE)

@@ -288,9 +288,11 @@ class Block:
 
     def write(self, data: bytes) -> None:
         view = vk.vkMapMemory(self.side.device, self.memory, 0, len(data))
-        view[:] = data
-        del view
-        vk.vkUnmapMemory(self.side.device, self.memory)
+        try:
+            view[:] = data
+        finally:
+            del view
+            vk.vkUnmapMemory(self.side.device, self.memory)
 
     def read(self, size: int = SIZE) -> bytes:
         view = vk.vkMapMemory(self.side.device, self.memory, 0, size)

@@ -6,6 +6,7 @@ side and read on the other.
 
 from __future__ import annotations
 
+import ctypes
 import secrets
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ VISIBLE, ON_QUEUES = Kind(dedicated=False, host_visible=True), Kind(False, host_
 NAME_REFUSED = "VUID-VkImportMemoryWin32HandleInfoKHR-handleType-01440"
 EVERYONE, NOBODY = "D:(A;;GA;;;WD)", "D:"
 DENIED = 5
+PAGE_READONLY = 2
 
 nt_forms = pytest.mark.parametrize("form", [KHR_NT, NV_NT], ids=str)
 kmt_forms = pytest.mark.parametrize("form", [KHR_KMT, NV_KMT], ids=str)
@@ -148,17 +150,30 @@ def try_to_write(channel: Channel, form: dict[str, Any], passport: dict[str, Any
                 channel.send(type(error).__name__)
 
 
-def map_it(channel: Channel, form: dict[str, Any], passport: dict[str, Any]) -> str:
-    """Import a handle that grants reading alone, and try to map the memory."""
+def protection(view: memoryview) -> int:
+    """How the pages behind a view are protected, by the kernel's word."""
+    query = ctypes.WinDLL("kernel32").VirtualQuery  # type: ignore[attr-defined]
+    query.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+    found = (ctypes.c_uint64 * 6)()  # MEMORY_BASIC_INFORMATION; State and Protect share the fifth
+    assert query(ctypes.addressof(view.obj), found, ctypes.sizeof(found))  # type: ignore[arg-type]
+    return int(found[4]) >> 32
+
+
+def map_it(channel: Channel, form: dict[str, Any], passport: dict[str, Any]) -> list[Any]:
+    """Import a handle that grants reading alone, and try to write into the mapped memory."""
     with Rig("embedded") as rig:
         handle, _ = channel.receive()
         block = rig.import_win32(handle, Passport(**passport), Form(**form))
         win32.CloseHandle(handle)
+        view = vk.vkMapMemory(rig.device, block.memory, 0, vk.VK_WHOLE_SIZE)
+        said = ""
         try:
-            vk.vkMapMemory(rig.device, block.memory, 0, vk.VK_WHOLE_SIZE)
-        except DriverError as error:
-            return str(error.result.name)
-    return "mapped"
+            view[0] = 0
+        except TypeError as error:
+            said = str(error)
+        found = [view.readonly, said, bytes(view[:4]).hex(), protection(view)]
+        del view
+        return found
 
 
 # -- here -----------------------------------------------------------------------------------------
@@ -415,14 +430,19 @@ def test_a_reader_reads_and_cannot_write(rig: Rig, form: Form, narrowed: str) ->
 
 
 @nt_forms
-def test_a_reader_cannot_map(rig: Rig, form: Form) -> None:
+def test_a_reader_s_mapping_is_read_only(rig: Rig, form: Form) -> None:
     exported = rig.allocate(VISIBLE, export=form, also=form.terms(READ))
+    exported.write(pattern(1))
     handle = exported.export_win32(form)
     arguments = {"form": asdict(form), "passport": exported.passport.json()}
     with second.start(map_it, **arguments) as other:
         other.send(other.give(handle))
         win32.CloseHandle(handle)
-        assert other.result() == "VK_ERROR_MEMORY_MAP_FAILED"
+        read_only, said, seen, protected = other.result()
+    assert read_only
+    assert "read-only" in said
+    assert bytes.fromhex(seen) == pattern(1)[:4]
+    assert protected == PAGE_READONLY  # the kernel's word, not Python's
 
 
 def test_a_name_for_readers(rig: Rig, name: str) -> None:

@@ -33,6 +33,7 @@ BY_HAND = {
         "vkGetMemoryFdPropertiesKHR",
         "vkGetMemoryWin32HandleKHR",
         "vkGetMemoryWin32HandleNV",
+        "vkGetMemoryWin32HandlePropertiesKHR",
     ),
 }
 

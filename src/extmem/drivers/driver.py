@@ -27,7 +27,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from extmem.vk._prototype import Prototype
 
-__all__ = ["Command", "Driver", "HandleOrigin", "Provenance"]
+__all__ = ["Command", "Driver", "HandleOrigin", "Provenance", "ReadOnlyImports"]
 
 Command = Callable[..., Any]
 
@@ -102,3 +102,15 @@ class Provenance(Protocol):
 
         kind: "VkBuffer" or "VkImage"
         """
+
+
+@runtime_checkable
+class ReadOnlyImports(Protocol):
+    """A driver that imports memory for reading alone, where a handle grants no more.
+
+    Vulkan has no such mapping: a program that writes into it would fault. So the views of it are
+    made read-only above.
+    """
+
+    def read_only(self, device: int, memory: int) -> bool:
+        """Whether mapped memory of this import may be read and not written."""

@@ -963,21 +963,6 @@ def vkTransitionImageLayout(device: s.VkDevice, transitionCount: int, pTransitio
     run(p.vkTransitionImageLayout, (device, transitionCount, pTransitions))
 
 
-def vkGetMemoryWin32HandlePropertiesKHR(
-    device: s.VkDevice,
-    handleType: int,
-    handle: int,
-    pMemoryWin32HandleProperties: s.VkMemoryWin32HandlePropertiesKHR | None = None,
-) -> s.VkMemoryWin32HandlePropertiesKHR:
-    """VK_KHR_external_memory_win32."""
-    return fetch(
-        p.vkGetMemoryWin32HandlePropertiesKHR,
-        (device, handleType, handle),
-        s.VkMemoryWin32HandlePropertiesKHR,
-        pMemoryWin32HandleProperties,
-    )
-
-
 def vkImportSemaphoreWin32HandleKHR(
     device: s.VkDevice, pImportSemaphoreWin32HandleInfo: s.VkImportSemaphoreWin32HandleInfoKHR
 ) -> None:

@@ -40,13 +40,16 @@ _LOOKING = _references(weakref.ref(_held)) - 1
 class Mapping:
     """One mapped range of one memory object."""
 
-    __slots__ = ("__weakref__", "_array", "address", "memory", "offset", "size")
+    __slots__ = ("__weakref__", "_array", "address", "memory", "offset", "read_only", "size")
 
-    def __init__(self, memory: int, address: int, offset: int, size: int) -> None:
+    def __init__(
+        self, memory: int, address: int, offset: int, size: int, *, read_only: bool = False
+    ) -> None:
         self.memory = memory  # the VkDeviceMemory
         self.address = address  # where `offset` is mapped
         self.offset = offset  # bytes into the memory
         self.size = size  # bytes
+        self.read_only = read_only  # its pages fault where they are written
         self._array: Any = None
 
     def array(self) -> Any:
@@ -60,8 +63,9 @@ class Mapping:
             return array
 
     def view(self) -> memoryview:
-        """A writable memoryview of bytes; `view.obj.memory` is the memory that it shows."""
-        return memoryview(self.array()).cast("B")
+        """A memoryview of bytes; `view.obj.memory` is the memory that it shows."""
+        view = memoryview(self.array()).cast("B")
+        return view.toreadonly() if self.read_only else view
 
     def views(self) -> int:
         """How many objects look at the memory now."""

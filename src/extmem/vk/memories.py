@@ -7,7 +7,7 @@ Four things happen here that C does not do:
   did to the duplicate (invariant 2).
 - "Success" without a descriptor is an error.
 - A mapping is a memoryview, and memory with living views cannot be unmapped or freed
-  (invariant 6).
+  (invariant 6). It is read-only where the import is.
 - A handle knows its size, so that VK_WHOLE_SIZE has an end.
 """
 
@@ -22,6 +22,7 @@ from os import set_inheritable
 from struct import Struct
 from typing import Any
 
+from extmem.drivers.driver import ReadOnlyImports
 from extmem.errors import DriverError
 from extmem.handle_types import MEMORY, MEMORY_NV
 from extmem.handles.system import kernel
@@ -51,6 +52,7 @@ __all__ = [
     "vkGetMemoryFdPropertiesKHR",
     "vkGetMemoryWin32HandleKHR",
     "vkGetMemoryWin32HandleNV",
+    "vkGetMemoryWin32HandlePropertiesKHR",
     "vkMapMemory",
     "vkMapMemory2",
     "vkUnmapMemory",
@@ -209,10 +211,8 @@ def _import_nt(dispatch: Dispatch, device: Any, info: Any, source: Any, box: Any
     given = source.handle
     if not given or not source.handleType & _NT_TYPES[type(source)]:
         return int(dispatch.vkAllocateMemory(device, info, None, box))
-    try:
-        copy = kernel().duplicate(given)
-    except OSError:
-        # Not a handle of this process: what to say of it is the driver's (or was the rules') part.
+    copy = _nt_duplicate(given)
+    if copy is None:
         return int(dispatch.vkAllocateMemory(device, info, None, box))
     source.handle = copy
     try:
@@ -271,16 +271,66 @@ def vkGetMemoryWin32HandleKHR(
     """VK_KHR_external_memory_win32. A handle of the payload: NT handles are the caller's to close,
     KMT values are never closed. An NT handle can be fetched once; duplicate it for more.
     """
-    handle = calls.fetch(p.vkGetMemoryWin32HandleKHR, (device, pGetWin32HandleInfo), int)
+    prototype = p.vkGetMemoryWin32HandleKHR
+    handle = _some(prototype, calls.fetch(prototype, (device, pGetWin32HandleInfo), int))
     _note_fetch(device, pGetWin32HandleInfo.memory, pGetWin32HandleInfo.handleType)
     return handle
 
 
 def vkGetMemoryWin32HandleNV(device: s.VkDevice, memory: int, handleType: int) -> int:
     """VK_NV_external_memory_win32. A handle of the payload; NV lets it be fetched again."""
-    handle = calls.fetch(p.vkGetMemoryWin32HandleNV, (device, memory, handleType), int)
+    prototype = p.vkGetMemoryWin32HandleNV
+    handle = _some(prototype, calls.fetch(prototype, (device, memory, handleType), int))
     _note_fetch(device, memory, handleType, nv=True)
     return handle
+
+
+def _some(prototype: Prototype, handle: int) -> int:
+    if not handle:
+        raise DriverError(
+            c.VK_ERROR_UNKNOWN, prototype.name, "the driver said VK_SUCCESS and gave no handle"
+        )
+    return handle
+
+
+def vkGetMemoryWin32HandlePropertiesKHR(
+    device: s.VkDevice,
+    handleType: int,
+    handle: int,
+    pMemoryWin32HandleProperties: s.VkMemoryWin32HandlePropertiesKHR | None = None,
+) -> s.VkMemoryWin32HandlePropertiesKHR:
+    """VK_KHR_external_memory_win32. The memory types that another API's handle can be imported
+    as. The handle stays the caller's.
+    """
+    prototype = p.vkGetMemoryWin32HandlePropertiesKHR
+    dispatch = calls.dispatch_of(prototype, device)
+    given = pMemoryWin32HandleProperties
+    box = s.VkMemoryWin32HandlePropertiesKHR() if given is None else given
+    arguments = calls.converted(prototype, (device, handleType, handle))
+    calls.converted_output(prototype, box)
+    if dispatch.checks != "off":
+        calls.check(prototype, dispatch, arguments, (box,))
+    is_nt = handleType & _NT_TYPES[s.VkImportMemoryWin32HandleInfoKHR]
+    copy = _nt_duplicate(handle) if is_nt else None
+    try:
+        result = dispatch.vkGetMemoryWin32HandlePropertiesKHR(
+            device, handleType, handle if copy is None else copy, box
+        )
+    finally:
+        if copy is not None:
+            kernel().close(copy)
+    calls.raise_for(prototype, result)
+    return box
+
+
+def _nt_duplicate(handle: int) -> int | None:
+    """A duplicate for the driver. None if it is no handle of this process: what to say of that is
+    the driver's, or was the rules' part.
+    """
+    try:
+        return kernel().duplicate(handle)
+    except OSError:
+        return None
 
 
 def _note_fetch(device: Any, memory: int, handle_type: int, *, nv: bool = False) -> None:
@@ -325,7 +375,9 @@ def mapping_of(device: s.VkDevice, memory: int) -> Mapping | None:
 def vkMapMemory(
     device: s.VkDevice, memory: int, offset: int, size: int, flags: int = 0
 ) -> memoryview:
-    """VK_VERSION_1_0. A writable view of bytes; VK_WHOLE_SIZE maps to the end."""
+    """VK_VERSION_1_0. A view of bytes; VK_WHOLE_SIZE maps to the end. It is writable, except for
+    an import whose handle grants reading alone.
+    """
     prototype = p.vkMapMemory
     dispatch = calls.dispatch_of(prototype, device)
     arguments = calls.converted(prototype, (device, memory, offset, size, flags))
@@ -333,7 +385,7 @@ def vkMapMemory(
         calls.check(prototype, dispatch, arguments)
     box = ctypes.c_void_p()
     calls.raise_for(prototype, dispatch.vkMapMemory(*arguments, box))
-    return _mapped(prototype, dispatch, memory, offset, size, box)
+    return _mapped(dispatch, device, memory, offset, size, box)
 
 
 def vkMapMemory2(device: s.VkDevice, pMemoryMapInfo: s.VkMemoryMapInfo) -> memoryview:
@@ -349,24 +401,31 @@ def vkMapMemory2(device: s.VkDevice, pMemoryMapInfo: s.VkMemoryMapInfo) -> memor
         box.value = placed.pPlacedAddress
     calls.raise_for(prototype, dispatch.vkMapMemory2(*arguments, box))
     info = pMemoryMapInfo
-    return _mapped(prototype, dispatch, info.memory, info.offset, info.size, box)
+    return _mapped(dispatch, device, info.memory, info.offset, info.size, box)
 
 
 def _mapped(
-    prototype: Prototype, dispatch: Dispatch, memory: Any, offset: int, size: int, box: Any
+    dispatch: Dispatch, device: Any, memory: Any, offset: int, size: int, box: Any
 ) -> memoryview:
     if size == _WHOLE:
         size = _size_of(dispatch, memory) - offset
     handle = (
         memory if isinstance(memory, s.VkDeviceMemory) else s.VkDeviceMemory.of(memory, dispatch)
     )
-    mapping = Mapping(handle, box.value or 0, offset, size)
+    protected = is_read_only(device, memory)
+    mapping = Mapping(handle, box.value or 0, offset, size, read_only=protected)
     dispatch.views[int(memory)] = mapping
     if dispatch.checks != "off":
         found = dispatch.world.find("VkDeviceMemory", int(memory))
         if found is not None:
             found.facts["mapped"] = (offset, size)
     return mapping.view()
+
+
+def is_read_only(device: s.VkDevice, memory: int) -> bool:
+    """Whether memory was imported by a handle that grants reading alone."""
+    driver = calls.dispatch_of(p.vkMapMemory, device).driver
+    return isinstance(driver, ReadOnlyImports) and driver.read_only(int(device), int(memory))
 
 
 def _size_of(dispatch: Dispatch, memory: Any) -> int:

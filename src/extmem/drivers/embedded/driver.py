@@ -78,6 +78,9 @@ class EmbeddedDriver:
     origin_of = staticmethod(win32.origin_of)
     fingerprint = staticmethod(win32.fingerprint)
 
+    # What mappings ask: `drivers.driver.ReadOnlyImports`.
+    read_only = staticmethod(memory.read_only)
+
     def global_command(self, prototype: Prototype, spelling: str) -> Command | None:
         if not _provided(prototype, spelling, API_VERSION, set()):
             return None

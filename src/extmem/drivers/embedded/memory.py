@@ -117,14 +117,19 @@ def _map(device: Device, handle: int | None, offset: int, size: int, box: Any) -
     if size == _WHOLE_SIZE and memory.asked > memory.size:
         # The caller would take the size of its allocation for that of the mapping.
         raise Failure(c.VK_ERROR_MEMORY_MAP_FAILED, f"there are {memory.size} bytes to map")
-    if memory.payload.stale or not memory.payload.writable:
-        # A mapping is for writing as well, and no flag asks for one that is not: the pages of a
-        # read-only import would fault where a program writes. Their bytes are copied out by a
-        # queue, which reads them as every other memory.
-        raise Failure(c.VK_ERROR_MEMORY_MAP_FAILED, "this import is stale, or read-only")
+    if memory.payload.stale:
+        raise Failure(c.VK_ERROR_MEMORY_MAP_FAILED, "this memory was imported by a stale number")
     memory.mapped = True
     put(box, memory.payload.address + offset)
     return SUCCESS
+
+
+def read_only(device: int, memory: int) -> bool:
+    """Whether the pages of an import fault where they are written; see `drivers.driver`."""
+    try:
+        return not find(Memory, memory, find(Device, device)).payload.writable
+    except Failure:
+        return False
 
 
 def _unmap(device: Device, handle: int | None) -> int:

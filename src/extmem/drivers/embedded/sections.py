@@ -80,7 +80,17 @@ def _failure(
 class Section(Payload):
     """A mapped section. It holds a handle only where it has one to give away, or owns a number."""
 
-    __slots__ = ("_gone", "_writable", "first", "handle", "label", "mapped", "owner", "terms")
+    __slots__ = (
+        "_gone",
+        "_writable",
+        "first",
+        "first_access",
+        "handle",
+        "label",
+        "mapped",
+        "owner",
+        "terms",
+    )
 
     def __init__(
         self, base: int, mapped: int, size: int, label: Label, *, handle: int, writable: bool = True
@@ -92,6 +102,7 @@ class Section(Payload):
         self._writable = writable
         self.terms = Terms()
         self.first = 0  # the handle that was given away
+        self.first_access = 0  # what it granted, in the kernel's bits
         self.owner = False  # of the number
         self._gone = False
 
@@ -236,6 +247,7 @@ def get_nt(payload: Payload) -> int:
     with _lock:
         handle = payload.handle
         if handle and not payload.terms.nv:
+            payload.first_access = kernel().info(handle).access
             payload.handle, payload.first = 0, handle
             return handle
     try:
@@ -243,7 +255,12 @@ def get_nt(payload: Payload) -> int:
             handle = payload.first
             page = _page_of(handle) if handle else None
             label = Label.of(page) if page else None
-            if label is None or label.identity != payload.label.identity:
+            # The number may be another handle's by now, also one of the same payload.
+            if (
+                label is None
+                or label.identity != payload.label.identity
+                or kernel().info(handle).access != payload.first_access
+            ):
                 why = "the handle that was fetched before is closed, and it was the only one"
                 raise Failure(c.VK_ERROR_UNKNOWN, why)
         return kernel().duplicate(handle, inherit=inherit)
