@@ -88,6 +88,8 @@ class Memory:
             parts.append("exportable as " + ", ".join(each.name for each in self.exported))
         if self.dedicated:
             parts.append("dedicated")
+        if not self.device.closed and self.read_only:
+            parts.append("read-only")
         return f"<Memory {', '.join(parts)}, on {self.device.physical.name}>"
 
     # -- the bytes ------------------------------------------------------------------------------

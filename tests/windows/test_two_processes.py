@@ -171,7 +171,8 @@ def map_it(channel: Channel, form: dict[str, Any], passport: dict[str, Any]) -> 
             view[0] = 0
         except TypeError as error:
             said = str(error)
-        found = [view.readonly, said, bytes(view[:4]).hex(), protection(view)]
+        start = block.passport.offset
+        found = [view.readonly, said, bytes(view[start : start + 4]).hex(), protection(view)]
         del view
         return found
 
