@@ -20,6 +20,7 @@ from extmem.drivers.embedded import foreign
 from extmem.handle_types import MEMORY_NV
 from extmem.handles.kernel import ACCESS_READ
 from extmem.handles.system import kernel
+from tests.support.leaks import windows_handles
 from tests.support.through_c import khr_only
 
 NT = int(vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_WIN32_BIT_NV)
@@ -196,14 +197,14 @@ def test_a_handle_is_fetched_again_also_after_the_first_was_closed(gpu: Opened) 
 
 
 def test_nothing_is_kept_after_the_memory_is_freed(gpu: Opened) -> None:
-    before = kernel().count_handles()
+    before = windows_handles()
     for _ in range(10):
         memory = gpu.export(NT)
         handle = vk.vkGetMemoryWin32HandleNV(gpu.device, memory, NT)
         gpu.free(memory)
         assert kernel().info(handle).handle_count == 1
         win32.CloseHandle(handle)
-    assert kernel().count_handles() == before
+    assert windows_handles() == before
 
 
 def test_a_kmt_value_is_the_same_each_time(gpu: Opened) -> None:

@@ -275,18 +275,16 @@ def test_by_number(rig: Rig, form: Form) -> None:
 
 
 def test_three_instances_in_two_processes(rig: Rig) -> None:
-    for form in (KHR_NT, NV_NT, KHR_KMT, NV_KMT):
-        exported = rig.allocate(VISIBLE, export=form)
-        handle = exported.export_win32(form)
-        arguments = {"form": asdict(form), "passport": exported.passport.json()}
-        with Rig("embedded") as beside, second.start(import_it, **arguments) as other:
-            imported = beside.import_win32(handle, exported.passport, form)
-            other.send([handle if form.kmt else other.give(handle), None])
-            there = _There(other)
-            prove_same(exported, imported, there)
-            there.end()
-        if not form.kmt:
-            win32.CloseHandle(handle)
+    with Rig("embedded") as beside, far.rig("embedded") as there:
+        for form in (KHR_NT, NV_NT, KHR_KMT, NV_KMT):
+            exported = rig.allocate(VISIBLE, export=form)
+            handle = exported.export_win32(form)
+            others = [
+                each.import_win32(handle, exported.passport, form) for each in (beside, there)
+            ]
+            prove_same(exported, *others)
+            if not form.kmt:
+                win32.CloseHandle(handle)
 
 
 # -- each way over, through the objects -----------------------------------------------------------
