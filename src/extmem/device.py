@@ -12,14 +12,17 @@ from typing import Any, Self
 
 from extmem import copying, vk
 from extmem.capabilities import USAGE, PhysicalDevice
+from extmem.drivers.driver import Stamps
 from extmem.errors import ClosedError, Unsupported, ViewsAlive
 from extmem.handle_types import HandleType, memory_type
 from extmem.handle_types import memory_type as memory_type_of
 from extmem.handles.handle import Handle, caller
 from extmem.handles.kernel import ACCESS_ALL, ACCESS_READ, ACCESS_WRITE
 from extmem.handles.security import security_attributes
+from extmem.importing import Told, told
 from extmem.memory import Memory
 from extmem.resources import Buffer
+from extmem.share.passport import Passport
 
 if os.name != "nt":
     from extmem.handles import posix
@@ -148,6 +151,7 @@ class Device:
                 name=name, dwAccess=_access(access), pAttributes=_attributes(security)
             )
         made = self._allocate(size, types, None, terms, memory, dedicated, None)
+        _stamp(made)
         if name is not None:
             # Some drivers give the name with the first handle only, and a peer may ask for it now.
             made.export("opaque_win32").close()
@@ -162,7 +166,7 @@ class Device:
         size: int | None = None,
         memory_type: str | int | None = None,
         dedicated: bool | None = None,
-        passport: Any = None,
+        passport: Passport | bytes | None = None,
         quarantine: bool = False,
     ) -> Memory:
         """Import memory that was exported elsewhere. The handle stays the caller's, open.
@@ -171,61 +175,69 @@ class Device:
         handle: a `Handle`, a descriptor, a Windows handle (with handle_type), or for
             "host_allocation" an address or a writable buffer (a NumPy array, a bytearray, an mmap)
         handle_type: what the handle is; known for a `Handle`, else found out where possible
-        size, memory_type: as the exporter had them; known for a `Handle`. An opaque handle does
-            not tell them, so they must come beside it
+        size, memory_type: as the exporter had them. A `Handle` and a passport tell them, and so
+            does a Windows handle or a name that carries one; a bare descriptor does not
         dedicated: whether the exporter's allocation was dedicated to a buffer
+        passport: what came with the handle, if it travelled beside it: `Memory.passport`, or its
+            bytes. PassportError if it is of another device, driver or machine
         """
-        for given, what in ((passport, "passports"), (quarantine or None, "quarantine")):
-            if given is not None:
-                raise Unsupported(f"{what} are not part of this version; import without")
+        if quarantine:
+            raise Unsupported("quarantine is not part of this version; import without")
         if (handle is None) == (name is None):
             raise ValueError("pass a handle to import, or a name")
         if name is not None:
             source = memory_type_of(handle_type or "opaque_win32")
         else:
             source = self._source(handle, handle_type)
-        if isinstance(handle, Handle):
-            size = handle.size if size is None else size
-            if memory_type is None:
-                memory_type = handle.memory_type_index
-            if dedicated is None:
-                dedicated = handle.dedicated
-            if handle.device_uuid not in (None, self.physical.device_uuid):
-                assert handle.device_uuid is not None
-                raise Unsupported(
-                    f"this handle is of the device {handle.device_uuid.hex()}, and "
-                    f"{self.physical.name} is {self.physical.device_uuid.hex()}: open the device "
-                    "that exported it (open_device(uuid=...))"
-                )
         self._require(source, exporting=False)
         if source.kind == "pointer":
             return self._import_host(source, handle, size)
-        if size is None:
+        assert self.instance.dispatch is not None
+        known = told(
+            self.physical,
+            self.instance.dispatch.driver,
+            source,
+            handle,
+            name,
+            passport,
+            size=size,
+            memory_type=memory_type,
+            dedicated=dedicated,
+        )
+        if known.size is None:
             raise ValueError(
-                f"pass size=: {source.name} does not tell its size, and a bare handle or a name "
-                "does not know it"
+                f"pass size= or passport=: {source.name} does not tell its size, and a bare handle "
+                "or a name does not know it"
             )
-        _check_size(size)
+        _check_size(known.size)
         if source.kind != "fd":
-            chain = vk.VkImportMemoryWin32HandleInfoKHR(
+            chain: Any = vk.VkImportMemoryWin32HandleInfoKHR(
                 handleType=source.bit, name=name, handle=None if handle is None else int(handle)
             )
-            kind = "host_visible" if memory_type is None else memory_type
-            return self._allocate(size, (), source, chain, kind, dedicated, None)
+            return self._import(known, source, chain)
         copy = posix.duplicate(int(handle))
         try:
-            return self._allocate(
-                size,
-                (),
-                source,
-                vk.VkImportMemoryFdInfoKHR(handleType=source.bit, fd=copy),
-                "host_visible" if memory_type is None else memory_type,
-                dedicated,
-                None,
-            )
+            chain = vk.VkImportMemoryFdInfoKHR(handleType=source.bit, fd=copy)
+            return self._import(known, source, chain)
         except BaseException:
             posix.close(copy)
             raise
+
+    def _import(self, known: Told, source: HandleType, chain: Any) -> Memory:
+        assert known.size is not None
+        made = self._allocate(
+            known.size,
+            (),
+            source,
+            chain,
+            "host_visible" if known.memory_type is None else known.memory_type,
+            known.dedicated,
+            None,
+            known.allocation_size,
+        )
+        if known.passport is not None:
+            made.passport = known.passport
+        return made
 
     def _source(self, handle: Any, handle_type: str | int | None) -> HandleType:
         """Which type a handle is."""
@@ -275,6 +287,7 @@ class Device:
         memory: str | int,
         dedicated: bool | None,
         keep: Any,
+        allocation_size: int | None = None,  # None: what a buffer of `size` needs
     ) -> Memory:
         mask = sum(each.bit for each in export) | (source.bit if source is not None else 0)
         buffer = self._make_buffer(size, mask)
@@ -293,7 +306,9 @@ class Device:
                     if each.handle_type.bit & mask
                 )
             info = vk.VkMemoryAllocateInfo(
-                pNext=chain, allocationSize=max(size, found.size), memoryTypeIndex=index
+                pNext=chain,
+                allocationSize=allocation_size or max(size, found.size),
+                memoryTypeIndex=index,
             )
             if export:
                 vk.link(info, vk.VkExportMemoryAllocateInfo(handleTypes=mask))
@@ -486,6 +501,16 @@ class Device:
             warnings.warn(
                 f"{self!r} was never closed; opened at {self._made}", ResourceWarning, stacklevel=2
             )
+
+
+def _stamp(memory: Memory) -> None:
+    """Leave the passport where importers of its Windows handles find it."""
+    dispatch = memory.device.instance.dispatch
+    assert dispatch is not None
+    windows = any(each.kind in ("nt", "kmt") for each in memory.exported)
+    if windows and isinstance(dispatch.driver, Stamps):
+        passport = memory.passport.encode()
+        dispatch.driver.stamp(int(memory.device.handle), int(memory.handle), passport)
 
 
 def _check_size(size: int) -> None:

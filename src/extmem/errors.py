@@ -7,8 +7,8 @@
     ├── DriverNotFound       no driver, library or device of that description
     ├── ViewsAlive           memory cannot go while something still looks at it
     ├── ClosedError          the object was closed before
-    ├── PassportError        what came beside a handle is no passport, or is of other memory
     └── Unsupported          this device cannot do that; says what can
+        └── PassportError    what came beside a handle is no passport, or is of other memory
 
 Errors of the operating system stay `OSError`. A Python mistake (a member that does not exist, a
 number that does not fit) stays `TypeError` or `ValueError`.
@@ -127,9 +127,9 @@ class ClosedError(ExtmemError, ValueError):
     """The object was closed before."""
 
 
-class PassportError(ExtmemError, ValueError):
-    """What came beside a handle is no passport, or does not fit the device or what was asked."""
-
-
 class Unsupported(ExtmemError):
     """The device cannot do what was asked; the message says what it can."""
+
+
+class PassportError(Unsupported, ValueError):
+    """What came beside a handle is no passport, or does not fit the device or what was asked."""

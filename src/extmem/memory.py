@@ -8,10 +8,15 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
+
 from extmem import vk
+from extmem.capabilities import USAGE
 from extmem.errors import ClosedError, Unsupported, ViewsAlive
 from extmem.handle_types import HandleType, memory_type
 from extmem.handles.handle import Handle, caller
+from extmem.importing import place_of
+from extmem.share.passport import BufferInfo, Exporter, Passport
 from extmem.vk import memories
 
 if TYPE_CHECKING:
@@ -58,6 +63,16 @@ class Memory:
         self._mapping = threading.Lock()
         self._first: Handle | None = None  # the NT handle that was fetched; its name lives with it
         self._made = caller()
+        first = exported[0] if exported else imported
+        self.passport = Passport(  # what an importer must know; of an import, its exporter's word
+            handle_type=first.name if first is not None else "",
+            allocation_size=allocation_size,
+            memory_type=memory_type_index,
+            size=size,
+            place=place_of(device.physical),
+            dedicated=BufferInfo(size, USAGE) if buffer is not None else None,
+            exporter=Exporter.this(),
+        )
 
     # -- state ----------------------------------------------------------------------------------
 
@@ -221,6 +236,7 @@ class Memory:
             memory_type_index=self.memory_type.index,
             device_uuid=self.device.physical.device_uuid,
             dedicated=self.dedicated,
+            passport=msgspec.structs.replace(self.passport, handle_type=wanted.name),
         )
 
     def _fetch(self, wanted: HandleType) -> int:
@@ -234,7 +250,7 @@ class Memory:
             return vk.vkGetMemoryWin32HandleKHR(device, fetch)
         if self._first is None:
             value = vk.vkGetMemoryWin32HandleKHR(device, fetch)
-            self._first = Handle(value, wanted, size=self.size)
+            self._first = Handle(value, wanted)
         return self._first.duplicate().detach()
 
     # -- the end --------------------------------------------------------------------------------

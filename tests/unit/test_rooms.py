@@ -17,8 +17,8 @@ SOURCE = Path(extmem.__file__).parent
 FLOORS = (
     ("errors", "handle_types", "vk._base", "vk._prototype", "vk._constants", "vk._structures",
      "vk._prototypes", "vk._validity", "vk._dispatch"),
-    ("handles", "world"),
     ("share.machine", "share.passport"),
+    ("handles", "world"),
     ("win32",),
     ("drivers",),
     ("vk.chain", "vk.mappings", "vk.queries", "vk.record"),
@@ -27,7 +27,7 @@ FLOORS = (
     ("vk.commands", "vk.instances", "vk.memories"),
     ("vk",),
     ("capabilities",),
-    ("memory", "resources", "copying", "device"),
+    ("memory", "resources", "copying", "importing", "device"),
     ("opening",),
     ("",),
     ("cli", "__main__"),

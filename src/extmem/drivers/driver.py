@@ -27,7 +27,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from extmem.vk._prototype import Prototype
 
-__all__ = ["Command", "Driver", "HandleOrigin", "Provenance", "ReadOnlyImports"]
+__all__ = ["Command", "Driver", "HandleOrigin", "Provenance", "ReadOnlyImports", "Stamps"]
 
 Command = Callable[..., Any]
 
@@ -114,3 +114,17 @@ class ReadOnlyImports(Protocol):
 
     def read_only(self, device: int, memory: int) -> bool:
         """Whether mapped memory of this import may be read and not written."""
+
+
+@runtime_checkable
+class Stamps(Protocol):
+    """A driver whose Windows handles carry their exporter's passport with them."""
+
+    def stamp(self, device: int, memory: int, passport: bytes) -> None:
+        """Lay a passport beside exported memory; before its first handle is fetched."""
+
+    def stamped(self, handle_type: int, handle: int, name: str | None) -> bytes:
+        """The passport that lies behind a handle, a number or a name; b"" if there is none.
+
+        Its bytes are a stranger's. Never raises.
+        """

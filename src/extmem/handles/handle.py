@@ -12,6 +12,7 @@ from typing import Any, Self
 from extmem.errors import ClosedError
 from extmem.handle_types import HandleType, memory_type
 from extmem.handles.system import kernel
+from extmem.share.passport import Passport
 
 if os.name != "nt":
     from extmem.handles import posix
@@ -33,8 +34,8 @@ def caller() -> str:
 class Handle:
     """An OS handle of shared memory. It owns the handle: closing it, or the `with`, closes that.
 
-    Made by `Memory.export`. What cannot travel in the handle itself (size, memory type) is here
-    as attributes; another process has to be told them beside the handle.
+    Made by `Memory.export`. What cannot travel in the handle itself (size, memory type, device) is
+    in its passport; another process has to be given that beside the handle.
 
     >>> import extmem
     >>> with extmem.open_device(driver="embedded") as gpu, \\
@@ -52,6 +53,7 @@ class Handle:
         memory_type_index: int | None = None,
         device_uuid: bytes | None = None,
         dedicated: bool = False,  # the exporting allocation is dedicated to a resource
+        passport: Passport | None = None,  # all of that and more, where it is known
     ) -> None:
         self._value: int | None = value
         self.handle_type = (
@@ -61,6 +63,7 @@ class Handle:
         self.memory_type_index = memory_type_index
         self.device_uuid = device_uuid
         self.dedicated = dedicated
+        self.passport = passport
         self._made = caller()
 
     @property
@@ -96,6 +99,7 @@ class Handle:
             memory_type_index=self.memory_type_index,
             device_uuid=self.device_uuid,
             dedicated=self.dedicated,
+            passport=self.passport,
         )
 
     def detach(self) -> int:

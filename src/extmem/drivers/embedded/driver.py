@@ -78,6 +78,10 @@ class EmbeddedDriver:
     origin_of = staticmethod(win32.origin_of)
     fingerprint = staticmethod(win32.fingerprint)
 
+    # What the objects leave for importers: `drivers.driver.Stamps`.
+    stamp = staticmethod(win32.stamp)
+    stamped = staticmethod(win32.stamped)
+
     # What mappings ask: `drivers.driver.ReadOnlyImports`.
     read_only = staticmethod(memory.read_only)
 

@@ -51,6 +51,7 @@ __all__ = [
 
 _BOTH = ACCESS_READ | ACCESS_WRITE
 _STALE_OFFSET = 1024  # a word that the owner of a KMT number sets when it goes
+_STAMP_OFFSET = 2048  # a word with a length, and so many bytes of the exporter's passport
 _WORD = Struct("I")
 
 # Windows' numbers for "no more of it": memory, the commit limit; files, handles.
@@ -374,6 +375,31 @@ def origin_of(source: Source, kmt: bool) -> HandleOrigin | None:
         return HandleOrigin(types=0)
     (word,) = _WORD.unpack_from(page, _STALE_OFFSET)
     return origin_of_page(page, source.handle if kmt else 0, kmt and bool(word))
+
+
+def stamp(payload: Payload, passport: bytes) -> None:
+    """Lay a passport into the first page, where every importer finds it."""
+    if not isinstance(payload, Section) or not payload.writable or not payload.address:
+        return
+    if len(passport) > HEADER_SIZE - _STAMP_OFFSET - _WORD.size:
+        raise ValueError(f"a passport of {len(passport)} bytes has no room in the first page")
+    start = payload.address - HEADER_SIZE + _STAMP_OFFSET
+    ctypes.memmove(start + _WORD.size, passport, len(passport))
+    # Last, because nothing is read without it.
+    ctypes.memmove(start, _WORD.pack(len(passport)), _WORD.size)
+
+
+def stamped(source: Source, kmt: bool) -> bytes:
+    """The passport in the first page, as it is; b"" if there is none."""
+    try:
+        page = page_of(source, kmt)
+    except (Failure, OSError, ValueError, OverflowError):
+        return b""
+    if not page:
+        return b""
+    (length,) = _WORD.unpack_from(page, _STAMP_OFFSET)
+    start = _STAMP_OFFSET + _WORD.size
+    return page[start : start + length] if length <= len(page) - start else b""
 
 
 def open_section(

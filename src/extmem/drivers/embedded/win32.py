@@ -18,7 +18,7 @@ from extmem.drivers.embedded.resources import Buffer, Image
 from extmem.handle_types import MEMORY
 from extmem.vk import _constants as c
 
-__all__ = ["fingerprint", "origin_of"]
+__all__ = ["fingerprint", "origin_of", "stamp", "stamped"]
 
 _KHR = "VK_KHR_external_memory_win32"
 _KINDS = {each.bit: each.kind for each in MEMORY}
@@ -78,3 +78,17 @@ def fingerprint(device: int, kind: str, resource: int) -> bytes | None:
     except Failure:
         return None
     return found.fingerprint[1]
+
+
+# -- passports: `drivers.driver.Stamps` -----------------------------------------------------------
+
+
+def stamp(device: int, memory: int, passport: bytes) -> None:
+    """Lay a passport beside exported memory."""
+    sections.stamp(find(Memory, memory, find(Device, device)).payload, passport)
+
+
+def stamped(handle_type: int, handle: int, name: str | None) -> bytes:
+    """The passport that lies behind a handle, a number or a name."""
+    kind = _KINDS.get(handle_type)
+    return sections.stamped(Source(handle, name), kind == "kmt") if kind in ("nt", "kmt") else b""
