@@ -36,13 +36,12 @@ def test_a_bare_windows_handle_needs_nothing_beside_it(
 ) -> None:
     with gpu.allocate(SIZE, export=kind, dedicated=dedicated, memory=2) as memory:
         memory.numpy()[:] = 7
-        with memory.export() as handle:
-            with gpu.import_memory(int(handle), handle_type=kind) as again:
-                assert again.size == SIZE
-                assert again.dedicated is dedicated
-                assert again.memory_type.index == 2
-                assert (again.numpy() == 7).all()
-                assert again.passport.exporter == memory.passport.exporter
+        with memory.export() as handle, gpu.import_memory(int(handle), handle_type=kind) as again:
+            assert again.size == SIZE
+            assert again.dedicated is dedicated
+            assert again.memory_type.index == 2
+            assert (again.numpy() == 7).all()
+            assert again.passport.exporter == memory.passport.exporter
 
 
 def test_a_name_needs_nothing_beside_it(gpu: extmem.Device) -> None:
@@ -80,9 +79,12 @@ def test_a_descriptor_is_imported_with_the_passport_that_came_beside_it(
 def test_what_the_caller_says_has_to_agree(
     gpu: extmem.Device, change: dict[str, object], told: str
 ) -> None:
-    with gpu.allocate(SIZE, export="opaque_win32") as memory, memory.export() as handle:
-        with pytest.raises(PassportError, match=told):
-            gpu.import_memory(handle, **change)  # type: ignore[arg-type]
+    with (
+        gpu.allocate(SIZE, export="opaque_win32") as memory,
+        memory.export() as handle,
+        pytest.raises(PassportError, match=told),
+    ):
+        gpu.import_memory(handle, **change)  # type: ignore[arg-type]
 
 
 def test_another_device_is_named(gpu: extmem.Device, elsewhere: extmem.Device) -> None:
@@ -119,6 +121,9 @@ def test_a_lie_about_the_size_is_noticed_before_the_driver(gpu: extmem.Device) -
 
 
 def test_an_import_passes_on_what_it_was_told(gpu: extmem.Device) -> None:
-    with gpu.allocate(SIZE, export="opaque_win32") as memory, memory.export() as handle:
-        with gpu.import_memory(handle) as again:
-            assert again.passport == handle.passport
+    with (
+        gpu.allocate(SIZE, export="opaque_win32") as memory,
+        memory.export() as handle,
+        gpu.import_memory(handle) as again,
+    ):
+        assert again.passport == handle.passport
