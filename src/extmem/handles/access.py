@@ -6,7 +6,17 @@ from dataclasses import dataclass
 
 from extmem.handles.kernel import ACCESS_WRITE
 
-__all__ = ["MAXIMUM_ALLOWED", "PROCESS", "SECTION", "SECTION_FULL", "Kind", "section_bits"]
+__all__ = [
+    "FENCE",
+    "MAXIMUM_ALLOWED",
+    "MEMORY",
+    "PROCESS",
+    "SECTION",
+    "SECTION_FULL",
+    "SEMAPHORE",
+    "Kind",
+    "section_bits",
+]
 
 GENERIC_READ = 0x80000000
 GENERIC_WRITE = 0x40000000
@@ -52,6 +62,10 @@ class Kind:
 
 
 SECTION = Kind("Section", 0x20005, 0x20002, 0x20008, 0xF001F)
+# What drivers share by a descriptor, which a system without Windows gives a name and rights.
+MEMORY = Kind("Memory", 0x20005, 0x20003, 0x20001, SECTION_FULL)
+SEMAPHORE = Kind("Semaphore", 0x20005, 0x20003, 0x20001, SECTION_FULL)
+FENCE = Kind("Fence", 0x20005, 0x20003, 0x20001, SECTION_FULL)
 PROCESS = Kind("Process", 0x20410, 0x20BEB, 0x121001, 0x1FFFFF)
 
 

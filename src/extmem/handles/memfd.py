@@ -9,9 +9,10 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["make", "map_pages", "unmap_pages", "whole_pages"]
+__all__ = ["again", "make", "map_pages", "seal_writing", "unmap_pages", "whole_pages"]
 
 _PAGE = mmap.PAGESIZE
+_F_SEAL_FUTURE_WRITE = 0x10  # Linux 5.1 and later
 _FAILED = ctypes.c_void_p(-1).value
 
 
@@ -38,6 +39,28 @@ def make(size: int) -> int:
     return fd
 
 
+def again(fd: int, write: bool) -> int:
+    """A new descriptor of the same pages. Without `write` it is one that cannot write."""
+    if sys.platform == "win32":
+        raise NotImplementedError
+    import fcntl
+
+    if write:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)  # another user's cannot be opened anew
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def seal_writing(fd: int) -> None:
+    """Refuse new writable mappings, whatever descriptor they are asked of. Those that are stay."""
+    if sys.platform == "win32":
+        raise NotImplementedError
+    import fcntl
+
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _F_SEAL_FUTURE_WRITE)
+
+
 def map_pages(fd: int, size: int, write: bool) -> int:
     """Map a descriptor from its start; the address.
 
@@ -49,7 +72,7 @@ def map_pages(fd: int, size: int, write: bool) -> int:
     read_only, here = 1, fd
     if not write:
         try:
-            here = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+            here = again(fd, write=False)
         except FileNotFoundError:  # no /proc
             here = fd
     try:

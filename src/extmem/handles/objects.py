@@ -1,8 +1,8 @@
 """Kernel objects and the numbers that stand for them, where the system has neither.
 
 An object knows nothing of numbers, a handle table nothing of names. `extmem.handles.table` puts
-them together for one process; a service that does so for many needs one table for each of them,
-and one namespace.
+them together for one process; `extmem.handles.directory` does so for many, with one table for each
+of them, and one namespace.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import SupportsIndex
 
 from extmem.handles import memfd, winerror
-from extmem.handles.access import PROCESS, SECTION, Kind
+from extmem.handles.access import PROCESS, SECTION, SECTION_MAP_WRITE, Kind
 from extmem.handles.sddl import Descriptor
 from extmem.handles.winerror import failure
 
@@ -32,6 +32,7 @@ class KernelObject:
         self.security = security
         self.name = name  # canonical
         self.handles = 0  # how many stand for it, in all tables
+        self.writers = 0  # and may write to it
         self.identity = next(_numbers)  # never used again
 
     def end(self) -> None:
@@ -45,6 +46,16 @@ class Section(KernelObject):
         super().__init__(SECTION, security, name)
         self.size = memfd.whole_pages(size)  # bytes
         self._fd = memfd.make(self.size)
+        self.sealed = False  # against new ways to write
+
+    def descriptor(self, write: bool) -> int:
+        """A new descriptor of the pages, which is the caller's. Without `write` it cannot write."""
+        return memfd.again(self._fd, write)
+
+    def seal(self) -> None:
+        """Nobody can begin to write any more. Who has mapped the pages to write still can."""
+        memfd.seal_writing(self._fd)
+        self.sealed = True
 
     def view(self, size: int, write: bool) -> int:
         """Map the section from its start; the address."""
@@ -82,23 +93,36 @@ class HandleTable:
 
     highest = 1 << 24
 
-    def __init__(self, rest: int = 1024) -> None:
+    def __init__(self, rest: int = 1024, first: int = 4) -> None:
         self._entries: dict[int, Entry] = {}
         self._closed: deque[int] = deque()  # free numbers, the longest free one first
-        self._next = 4
+        self._next = first
+        self._before = first - 4
         self._rest = rest
 
     def add(self, item: KernelObject, access: int, flags: int) -> int:
         """A new handle of an object."""
-        if len(self._closed) > self._rest or (self._closed and self._next > self.highest):
-            number = self._closed.popleft()
-        elif self._next <= self.highest:
-            number, self._next = self._next, self._next + 4
-        else:
-            raise failure(winerror.NO_SYSTEM_RESOURCES, "cannot make a handle")
-        self._entries[number] = Entry(item, access, flags)
-        item.handles += 1
+        number = self._free()
+        while number in self._entries:  # one that was inherited
+            number = self._free()
+        self.put(number, Entry(item, access, flags))
         return number
+
+    def _free(self) -> int:
+        over = self._next - self._before > self.highest
+        if self._closed and (over or len(self._closed) > self._rest):
+            return self._closed.popleft()
+        if over:
+            raise failure(winerror.NO_SYSTEM_RESOURCES, "cannot make a handle")
+        number, self._next = self._next, self._next + 4
+        return number
+
+    def put(self, number: int, entry: Entry) -> None:
+        """A handle with a number that is free, as a child inherits it."""
+        assert number not in self._entries
+        self._entries[number] = entry
+        entry.object.handles += 1
+        entry.object.writers += entry.access & SECTION_MAP_WRITE != 0
 
     def get(self, handle: SupportsIndex) -> Entry:
         """What a number stands for. OSError 6 if it is not open."""
@@ -114,12 +138,20 @@ class HandleTable:
 
     def remove(self, handle: SupportsIndex) -> KernelObject | None:
         """Close a handle; the object, if that was its last one in any table."""
-        item = self.get(handle).object
-        number = operator.index(handle)
+        entry = self.get(handle)
+        item, number = entry.object, operator.index(handle)
         del self._entries[number]
         self._closed.append(number)
         item.handles -= 1
+        item.writers -= entry.access & SECTION_MAP_WRITE != 0
         return item if item.handles == 0 else None
+
+    def items(self) -> list[tuple[int, Entry]]:
+        """All that is open."""
+        return list(self._entries.items())
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._entries
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -14,6 +14,7 @@ ACCESS_DENIED = 5
 INVALID_HANDLE = 6
 NOT_ENOUGH_MEMORY = 8
 NOT_SUPPORTED = 50
+DUP_NAME = 52
 INVALID_PARAMETER = 87
 INVALID_NAME = 123
 BAD_PATHNAME = 161
@@ -25,8 +26,10 @@ INVALID_OWNER = 1307
 INVALID_ACL = 1336
 INVALID_SID = 1337
 INVALID_SECURITY_DESCR = 1338
+INTERNAL_ERROR = 1359
 NO_SYSTEM_RESOURCES = 1450
 NOT_SAME_OBJECT = 1656
+SERVER_UNAVAILABLE = 1722
 
 # By Windows' number: the errno that it is on Linux, and what it means where we ask.
 _KNOWN = {
@@ -36,6 +39,7 @@ _KNOWN = {
     INVALID_HANDLE: (errno.EBADF, "a handle is not open here, or is of another kind"),
     NOT_ENOUGH_MEMORY: (errno.ENOMEM, "the system has no memory left for it"),
     NOT_SUPPORTED: (errno.ENOTSUP, "this is not supported"),
+    DUP_NAME: (errno.EEXIST, "several users have that name"),
     INVALID_PARAMETER: (errno.EINVAL, "a value is not allowed"),
     INVALID_NAME: (errno.EINVAL, "a name cannot end with its prefix"),
     BAD_PATHNAME: (errno.EINVAL, "a name cannot begin with a backslash"),
@@ -47,7 +51,9 @@ _KNOWN = {
     INVALID_ACL: (errno.EINVAL, "the list of access rights is malformed"),
     INVALID_SID: (errno.EINVAL, "the user or group is malformed or unknown"),
     INVALID_SECURITY_DESCR: (errno.EINVAL, "there is no security descriptor"),
+    INTERNAL_ERROR: (errno.EIO, "there is a mistake in the directory itself"),
     NO_SYSTEM_RESOURCES: (errno.EMFILE, "no more handles are left"),
+    SERVER_UNAVAILABLE: (errno.ECONNRESET, "the directory cannot be reached"),
 }
 
 
