@@ -8,7 +8,11 @@ life of the process is not taken for a leak.
 from __future__ import annotations
 
 import gc
+import os
+import shutil
+import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +23,31 @@ import pytest
 # Test modules import `tests.support`, however pytest was started.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from extmem.handles.system import kernel
 from tests.support import drivers
 from tests.support.leaks import SHARED_OBJECTS, held, left_over, windows_handles
 from tests.support.peers import far
 from tests.support.strict import allowed, strict
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Windows' handles on Linux: a directory of this process' own, that runs before all tests."""
+    if sys.platform != "win32":
+        folder = tempfile.mkdtemp(prefix="extmem-test-")  # short: a socket's address is
+        os.environ["EXTMEM_RUNTIME_DIR"] = folder
+        os.environ["EXTMEM_DIRECTORY_GLOBAL"] = f"extmem-test-directory-{os.getpid()}"
+        kernel().count_handles()  # which starts it, and leaves one connection open
+        config.add_cleanup(_end_directory)
+
+
+def _end_directory() -> None:
+    if sys.platform != "win32":
+        from tests.support.directory import gone
+
+        service = kernel().status()
+        os.kill(service.process_id, signal.SIGTERM)
+        assert gone(service.process_id)
+        shutil.rmtree(service.folder)
 
 
 @pytest.fixture(scope="session", params=drivers.NAMES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from extmem import vk
@@ -32,6 +32,8 @@ class Sharing:
     importable: bool
     dedicated_only: bool
     compatible: tuple[str, ...]  # types that one allocation may be exported as together
+    # By what extension of the driver it is carried; None: it is the driver's own.
+    bridged: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ def describe(physical: vk.VkPhysicalDevice, index: int) -> PhysicalDevice:
         ids.pNext = names
     vk.vkGetPhysicalDeviceProperties2(physical, properties)
     base = properties.properties
+    carried = _carried(physical)
     number = base.driverVersion
     driver = f"{names.driverName} {names.driverInfo}".strip() or f"version {number:#x}"
     return PhysicalDevice(
@@ -112,11 +115,16 @@ def describe(physical: vk.VkPhysicalDevice, index: int) -> PhysicalDevice:
         luid=bytes(ids.deviceLUID) if ids.deviceLUIDValid else None,
         node_mask=ids.deviceNodeMask,
         memory_types=_memory_types(physical),
-        sharing=tuple(_sharing(physical, extensions)),
-        sharing_nv=tuple(_sharing_nv(physical, extensions)),
+        sharing=_marked(_sharing(physical, extensions), carried),
+        sharing_nv=_marked(_sharing_nv(physical, extensions), carried),
         extensions=extensions,
-        carried=_carried(physical),
+        carried=carried,
     )
+
+
+def _marked(sharing: list[Sharing], carried: Mapping[str, str]) -> tuple[Sharing, ...]:
+    """With what carries each type, where it is not the driver's own."""
+    return tuple(replace(each, bridged=carried.get(each.handle_type.extension)) for each in sharing)
 
 
 def _carried(physical: vk.VkPhysicalDevice) -> Mapping[str, str]:

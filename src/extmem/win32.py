@@ -43,6 +43,7 @@ __all__ = [
     "GetHandleInformation",
     "OpenProcess",
     "SetHandleInformation",
+    "child_environment",
     "security_attributes",
 ]
 
@@ -110,7 +111,7 @@ def OpenProcess(access: int, inherit: bool, process_id: int) -> int:
     """A handle of a process; PROCESS_DUP_HANDLE is the access that duplicating takes.
 
     OSError 87 if there is none of that number, 5 if it may not be opened. Elsewhere than on Windows
-    only this process can be opened yet; others give OSError 50.
+    those of this user can be, whether they have used handles yet or not.
 
     >>> import os
     >>> process = OpenProcess(PROCESS_DUP_HANDLE, False, os.getpid())
@@ -132,3 +133,18 @@ def SetHandleInformation(handle: SupportsIndex, mask: int, flags: int) -> None:
 def CompareObjectHandles(first: SupportsIndex, second: SupportsIndex) -> bool:
     """Whether two handles stand for one object. OSError 6 if one is not open."""
     return kernel().same_object(first.__index__(), second.__index__())
+
+
+def child_environment() -> dict[str, str]:
+    """What the environment of a child process needs, so that it inherits the handles that are
+    marked for it now (HANDLE_FLAG_INHERIT), under the same numbers.
+
+        subprocess.Popen(command, env={**os.environ, **win32.child_environment()})
+
+    On Windows it is empty: the system does it, if the child is started with `close_fds=False`.
+    Elsewhere it is a token for one child, which has to use handles within a minute.
+
+    >>> set(child_environment()) <= {"EXTMEM_INHERIT"}
+    True
+    """
+    return kernel().child_environment()

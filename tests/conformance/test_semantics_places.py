@@ -21,7 +21,6 @@ from extmem import vk, win32
 from extmem.drivers.embedded import payload
 from extmem.handles.security import security_attributes
 from extmem.handles.system import kernel
-from extmem.handles.winerror import code_of
 from tests.support import second
 from tests.support.second import Channel
 from tests.support.sharing import (
@@ -198,73 +197,74 @@ if ON_LINUX:
         meet(gpu, memory, lambda other: other.send({}, [fd]))
         os.close(fd)
 
-    def test_to_another_process_there_is_no_way_for_handles_yet(gpu: Gpu) -> None:
-        with pytest.raises(OSError, match="within one process") as error:
-            win32.OpenProcess(win32.PROCESS_DUP_HANDLE, False, 1)
-        assert code_of(error.value) == 50  # ERROR_NOT_SUPPORTED
 
-else:
+def test_to_another_process_as_duplicated_nt(gpu: Gpu) -> None:
+    memory = gpu.export(NT)
+    handle = gpu.get(memory, NT)
 
-    def test_to_another_process_as_duplicated_nt(gpu: Gpu) -> None:
-        memory = gpu.export(NT)
-        handle = gpu.get(memory, NT)
+    def send(other: Any) -> None:
+        theirs = other.give(handle)
+        other.send({"handle": theirs, "type": NT, "name": None})
 
-        def send(other: Any) -> None:
-            theirs = other.give(handle)
-            other.send({"handle": theirs, "type": NT, "name": None})
+    meet(gpu, memory, send)
+    close(handle)
 
-        meet(gpu, memory, send)
+
+def test_to_another_process_as_kmt(gpu: Gpu) -> None:
+    memory = gpu.export(KMT)
+    number = gpu.get(memory, KMT)
+    said = {"handle": number, "type": KMT, "name": None}
+    meet(gpu, memory, lambda other: other.send(said))
+
+
+def test_to_another_process_by_name(gpu: Gpu, name: str) -> None:
+    memory = gpu.export(NT, terms(name=name))
+    meet(gpu, memory, lambda other: other.send({"name": name}))
+
+
+def open_there(channel: Channel, handle: int) -> bool:
+    """Over there: whether a number is a handle of memory in that process."""
+    try:
+        return kernel().info(handle).type_name == "Section"
+    except OSError:
+        return False
+
+
+def test_to_another_process_a_value_means_nothing(gpu: Gpu) -> None:
+    memory = gpu.export(NT)
+    # Beyond the few handles that a new process has of its own.
+    first = gpu.get(memory, NT)
+    handles = [kernel().duplicate(first) for _ in range(2000)]
+    assert not second.run(open_there, handle=handles[-1])
+    close(first, *handles)
+
+
+def hold_there(channel: Channel, name: str) -> bool:
+    """Over there: hold the only handle of a name, and end without closing it."""
+    (handle,), _ = channel.receive()
+    channel.send(kernel().info(handle).handle_count)
+    channel.receive()
+    return True
+
+
+def test_nt_handle_ends_with_its_process(gpu: Gpu, name: str) -> None:
+    memory = gpu.export(NT, terms(name=name))
+    handle = gpu.get(memory, NT)
+    gpu.write(memory, b"process")
+    with second.start(hold_there, name=name) as other:
+        other.send([other.give(handle)])
         close(handle)
+        gpu.free(memory)
+        assert other.receive()[0] == 1
+        # The other process' handle is all that there is of it.
+        imported = gpu.take_name(name)
+        assert gpu.read(imported, 7) == b"process"
+        other.send("end")
+        assert other.result() is True
+    refused(gpu, lambda: gpu.take_name(name), vuid="01440", result=INVALID)
 
-    def test_to_another_process_as_kmt(gpu: Gpu) -> None:
-        memory = gpu.export(KMT)
-        number = gpu.get(memory, KMT)
-        said = {"handle": number, "type": KMT, "name": None}
-        meet(gpu, memory, lambda other: other.send(said))
 
-    def test_to_another_process_by_name(gpu: Gpu, name: str) -> None:
-        memory = gpu.export(NT, terms(name=name))
-        meet(gpu, memory, lambda other: other.send({"name": name}))
-
-    def open_there(channel: Channel, handle: int) -> bool:
-        """Over there: whether a number is a handle of memory in that process."""
-        try:
-            return kernel().info(handle).type_name == "Section"
-        except OSError:
-            return False
-
-    def test_to_another_process_a_value_means_nothing(gpu: Gpu) -> None:
-        memory = gpu.export(NT)
-        # Beyond the few handles that a new process has of its own.
-        first = gpu.get(memory, NT)
-        handles = [kernel().duplicate(first) for _ in range(2000)]
-        assert not second.run(open_there, handle=handles[-1])
-        close(first, *handles)
-
-    def hold_there(channel: Channel, name: str) -> bool:
-        """Over there: hold the only handle of a name, and end without closing it."""
-        (handle,), _ = channel.receive()
-        channel.send(kernel().info(handle).handle_count)
-        channel.receive()
-        return True
-
-    def test_nt_handle_ends_with_its_process(gpu: Gpu, name: str) -> None:
-        memory = gpu.export(NT, terms(name=name))
-        handle = gpu.get(memory, NT)
-        gpu.write(memory, b"process")
-        with second.start(hold_there, name=name) as other:
-            other.send([other.give(handle)])
-            close(handle)
-            gpu.free(memory)
-            assert other.receive()[0] == 1
-            # The other process' handle is all that there is of it.
-            imported = gpu.take_name(name)
-            assert gpu.read(imported, 7) == b"process"
-            other.send("end")
-            assert other.result() is True
-        refused(gpu, lambda: gpu.take_name(name), vuid="01440", result=INVALID)
-
-    INHERITING = """
+INHERITING = """
 import sys
 from extmem import vk
 from tests.support.sharing import Gpu, NT
@@ -274,24 +274,26 @@ with Gpu() as gpu:
     gpu.write(imported, b"back!")
 """
 
-    @pytest.mark.parametrize("inherit", [True, False])
-    def test_to_another_process_by_inheritance(gpu: Gpu, inherit: bool) -> None:
-        memory = gpu.export(NT, terms(pAttributes=security_attributes(inherit=inherit)))
-        handle = gpu.get(memory, NT)
-        gpu.write(memory, b"there")
-        done = subprocess.run(
-            [sys.executable, "-c", INHERITING, str(handle)],
-            cwd=second.ROOT,
-            close_fds=False,  # all that is inheritable goes along
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert (done.returncode == 0) == inherit, done.stderr
-        assert gpu.read(memory, 5) == (b"back!" if inherit else b"there")
-        if not inherit:
-            assert "VUID" in done.stderr
-        close(handle)
+
+@pytest.mark.parametrize("inherit", [True, False])
+def test_to_another_process_by_inheritance(gpu: Gpu, inherit: bool) -> None:
+    memory = gpu.export(NT, terms(pAttributes=security_attributes(inherit=inherit)))
+    handle = gpu.get(memory, NT)
+    gpu.write(memory, b"there")
+    done = subprocess.run(
+        [sys.executable, "-c", INHERITING, str(handle)],
+        cwd=second.ROOT,
+        close_fds=False,  # all that is inheritable goes along
+        env={**os.environ, **win32.child_environment()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode == 0) == inherit, done.stderr
+    assert gpu.read(memory, 5) == (b"back!" if inherit else b"there")
+    if not inherit:
+        assert "VUID" in done.stderr
+    close(handle)
 
 
 def test_a_size_is_what_travels_beside_a_handle(gpu: Gpu) -> None:

@@ -68,10 +68,12 @@ def _plain(driver: str, origin: str, device: PhysicalDevice) -> dict[str, Any]:
         "export": [s.handle_type.name for s in device.sharing if s.exportable],
         "import": [s.handle_type.name for s in device.sharing if s.importable],
         "dedicated_only": [s.handle_type.name for s in device.sharing if s.dedicated_only],
+        "bridged": [s.handle_type.name for s in device.sharing if s.bridged],
         "nv": {
             "export": [s.handle_type.name for s in device.sharing_nv if s.exportable],
             "import": [s.handle_type.name for s in device.sharing_nv if s.importable],
             "dedicated_only": [s.handle_type.name for s in device.sharing_nv if s.dedicated_only],
+            "bridged": [s.handle_type.name for s in device.sharing_nv if s.bridged],
         },
         "carried": dict(device.carried),
     }
@@ -92,14 +94,14 @@ def show(found: dict[str, Any]) -> None:
         for each in device["memory_types"]:
             flags = " ".join(each["flags"]) or "no flags"
             table.add_row(f"memory {each['index']}", f"{flags} ({_bytes(each['heap_size'])})")
-        table.add_row("exports", ", ".join(device["export"]) or "nothing")
-        table.add_row("imports", ", ".join(device["import"]) or "nothing")
+        table.add_row("exports", _listed(device["export"], device["bridged"]))
+        table.add_row("imports", _listed(device["import"], device["bridged"]))
         if device["dedicated_only"]:
             table.add_row("dedicated", "always for " + ", ".join(device["dedicated_only"]))
         nv = device["nv"]
         if nv["export"] or nv["import"]:
-            table.add_row("NV exports", ", ".join(nv["export"]) or "nothing")
-            table.add_row("NV imports", ", ".join(nv["import"]) or "nothing")
+            table.add_row("NV exports", _listed(nv["export"], nv["bridged"]))
+            table.add_row("NV imports", _listed(nv["import"], nv["bridged"]))
         for extension, carrier in device["carried"].items():
             table.add_row("carried", f"{extension} by {carrier}")
         console.print(f"[bold]{device['driver']} {device['index']}: {device['name']}[/bold]")
@@ -109,6 +111,11 @@ def show(found: dict[str, Any]) -> None:
         console.print(f"{each['driver']}: none ({each['reason']})")
     default = found["default"]
     console.print(f"open_device() takes the {default['driver']} driver: {default['reason']}")
+
+
+def _listed(names: list[str], bridged: list[str]) -> str:
+    """Handle types, with those marked that are not the driver's own."""
+    return ", ".join(f"{x} (bridged)" if x in bridged else x for x in names) or "nothing"
 
 
 def _bytes(size: int) -> str:

@@ -21,7 +21,7 @@ from ctypes import addressof, memmove, sizeof
 from typing import Any
 
 from extmem.drivers.chains import Exchange, followers, rebuilt
-from extmem.drivers.driver import Command, Driver
+from extmem.drivers.driver import Command, Driver, HandleOrigin, Provenance, Stamps
 from extmem.drivers.extensions import enabled, lengthened, offered, with_extensions, without
 from extmem.handle_types import MEMORY_NV, core_of
 from extmem.handles.kernel import ACCESS_READ, ACCESS_WRITE
@@ -194,6 +194,25 @@ class NvByKhr:
         result, own = self._own_extensions(instance, physical)
         more = _more_of_devices(set(own)) if result == 0 else {}
         return {**self.below.carries(instance, physical), **{x: _CARRIED[x][-1] for x in more}}
+
+    # -- what rules and objects ask, of the driver below where that knows it ----------------------
+
+    def origin_of(self, handle_type: int, handle: int, name: str | None) -> HandleOrigin | None:
+        if not isinstance(self.below, Provenance):
+            return None
+        return self.below.origin_of(handle_type, handle, name)
+
+    def fingerprint(self, device: int, kind: str, resource: int) -> bytes | None:
+        below = self.below
+        return below.fingerprint(device, kind, resource) if isinstance(below, Provenance) else None
+
+    def stamp(self, device: int, memory: int, passport: bytes) -> None:
+        if isinstance(self.below, Stamps):
+            self.below.stamp(device, memory, passport)
+
+    def stamped(self, handle_type: int, handle: int, name: str | None) -> bytes:
+        below = self.below
+        return below.stamped(handle_type, handle, name) if isinstance(below, Stamps) else b""
 
     # -- instances ------------------------------------------------------------------------------
 

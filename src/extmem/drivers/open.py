@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 
 from extmem.drivers.driver import Driver
@@ -35,5 +36,14 @@ def open_driver(name: str) -> Driver:
 
                 _drivers[key] = EmbeddedDriver()
             else:
-                _drivers[key] = NvByKhr(SystemDriver(None if name == "system" else name))
+                _drivers[key] = _dressed(SystemDriver(None if name == "system" else name))
         return _drivers[key]
+
+
+def _dressed(driver: Driver) -> Driver:
+    """A driver with both Win32 extensions, carried where they are not its own."""
+    if sys.platform != "win32":
+        from extmem.drivers.bridge import Bridge
+
+        driver = Bridge(driver)
+    return NvByKhr(driver)

@@ -1,8 +1,8 @@
 """What Windows' kernel does for shared objects, as this package asks for it, on every system.
 
-On Windows `extmem.handles.nt` answers with kernel32 and ntdll. On Linux `extmem.handles.table`
-answers with a handle table and a namespace of its own, for this process. Both behave alike: a
-program that is written against this runs unchanged.
+On Windows `extmem.handles.nt` answers with kernel32 and ntdll. On Linux `extmem.handles.directory`
+answers: a service that has handle tables and a namespace for this user's processes. Both behave
+alike: a program that is written against this runs unchanged.
 
 Handles are plain integers, multiples of four, that mean something in one process only; the caller
 owns and closes them. Failures are `OSError` with `winerror` (on both systems) and a sentence.
@@ -17,6 +17,7 @@ __all__ = [
     "ACCESS_ALL",
     "ACCESS_READ",
     "ACCESS_WRITE",
+    "Directory",
     "Kernel",
     "ObjectInfo",
     "Security",
@@ -113,3 +114,31 @@ class Kernel(Protocol):
 
     def count_handles(self) -> int:
         """How many handles this process has open, for leak tests."""
+
+    def child_environment(self) -> dict[str, str]:
+        """What a child's environment needs for it to inherit handles; for one child."""
+
+
+class Directory(Kernel, Protocol):
+    """What the stand-in for Windows' kernel does besides, for drivers that share by descriptors."""
+
+    def share(
+        self,
+        fd: int,  # stays the caller's
+        kind: str,  # "Memory", "Semaphore", "Fence"
+        *,
+        name: str | None = None,
+        access: int = ACCESS_ALL,  # nothing less can be granted
+        security: Security | None = None,
+        passport: bytes = b"",  # what importers have to know
+    ) -> int:
+        """An object that stands for a driver's descriptor; its first handle."""
+
+    def open_named(self, name: str, kind: str, access: int = ACCESS_ALL) -> int:
+        """A handle of an object of any kind, by its name."""
+
+    def descriptor(self, handle: int) -> int:
+        """A new descriptor of what a handle stands for; the caller's."""
+
+    def passport(self, handle: int) -> bytes:
+        """What the maker of the object laid beside it; b"" if nothing."""

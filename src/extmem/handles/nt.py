@@ -235,6 +235,10 @@ class NtKernel:
         require(handle, asked)
         return int(handle)
 
+    def child_environment(self) -> dict[str, str]:
+        """Nothing: CreateProcess passes the handles on."""
+        return {}
+
     def count_handles(self) -> int:
         """GetProcessHandleCount. Wine has no answer and says 0, which no process has."""
         count = DWORD()

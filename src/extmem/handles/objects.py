@@ -1,8 +1,7 @@
 """Kernel objects and the numbers that stand for them, where the system has neither.
 
-An object knows nothing of numbers, a handle table nothing of names. `extmem.handles.table` puts
-them together for one process; `extmem.handles.directory` does so for many, with one table for each
-of them, and one namespace.
+An object knows nothing of numbers, a handle table nothing of names. `extmem.handles.directory` puts
+them together: a table for each process, and one namespace.
 """
 
 from __future__ import annotations
@@ -56,10 +55,6 @@ class Section(KernelObject):
         """Nobody can begin to write any more. Who has mapped the pages to write still can."""
         memfd.seal_writing(self._fd)
         self.sealed = True
-
-    def view(self, size: int, write: bool) -> int:
-        """Map the section from its start; the address."""
-        return memfd.map_pages(self._fd, size, write)
 
     def end(self) -> None:
         fd, self._fd = self._fd, -1

@@ -1,13 +1,13 @@
-"""The kernel that this process asks: Windows' own, or the table that stands in for it."""
+"""The kernel that this process asks: Windows' own, or the directory that stands in for it."""
 
 from __future__ import annotations
 
 import functools
 import sys
 
-from extmem.handles.kernel import Kernel
+from extmem.handles.kernel import Directory, Kernel
 
-__all__ = ["kernel"]
+__all__ = ["directory", "kernel"]
 
 
 @functools.cache
@@ -23,6 +23,17 @@ def kernel() -> Kernel:
         from extmem.handles.nt import NtKernel
 
         return NtKernel()
-    from extmem.handles.table import TableKernel
+    from extmem.handles.directory.client import DirectoryKernel
 
-    return TableKernel()
+    return DirectoryKernel()
+
+
+def directory() -> Directory:
+    """The same on Linux, with what drivers share by descriptors. There is none on Windows."""
+    found = kernel()
+    if sys.platform == "win32":
+        raise NotImplementedError("Windows needs no directory")
+    from extmem.handles.directory.client import DirectoryKernel
+
+    assert isinstance(found, DirectoryKernel)
+    return found

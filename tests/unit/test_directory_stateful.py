@@ -1,4 +1,4 @@
-"""Sections, handles and names of the table kernel in any order, against a small model."""
+"""Sections, handles and names of the directory in any order, against a small model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
 from extmem.handles.kernel import ACCESS_ALL, ACCESS_READ, ACCESS_WRITE, Security
-from extmem.handles.table import TableKernel
+from extmem.handles.system import kernel as the_kernel
 from extmem.handles.winerror import code_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="hardware: needs Linux")
@@ -54,6 +54,7 @@ class Model:
     rights: int
     content: bytearray = field(default_factory=lambda: bytearray(1))
     handles: int = 0
+    sealed: bool = False  # read when nobody could write any more: so it stays
 
 
 class Kernels(RuleBasedStateMachine):
@@ -62,7 +63,8 @@ class Kernels(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kernel = TableKernel()
+        self.kernel = the_kernel()
+        self.before = self.kernel.count_handles()
         self.open: dict[int, tuple[Model, int]] = {}
         self.names: dict[str, Model] = {}
         self.mapped: dict[int, tuple[Model, int, bool]] = {}
@@ -77,6 +79,9 @@ class Kernels(RuleBasedStateMachine):
             return None
         assert code == 0, f"error {code} was expected"
         return result
+
+    def refused(self, model: Model, bits: int) -> bool:
+        return bool(bits & ~model.rights or (model.sealed and bits & WRITE))
 
     def opened(self, handle: int, model: Model, bits: int) -> int:
         assert handle % 4 == 0
@@ -118,7 +123,7 @@ class Kernels(RuleBasedStateMachine):
     @rule(target=handles, name=NAMES.filter(bool), access=ACCESSES)
     def open_by_name(self, name: str, access: int) -> object:
         model = self.names.get(full(name))
-        code = 2 if model is None else 5 if BITS[access] & ~model.rights else 0
+        code = 2 if model is None else 5 if self.refused(model, BITS[access]) else 0
         handle = self.expect(code, lambda: self.kernel.open_section(name, access))
         if handle is None or model is None:
             return multiple()
@@ -134,7 +139,7 @@ class Kernels(RuleBasedStateMachine):
     def duplicate(self, handle: int, access: int | None, close: bool, inherit: bool) -> object:
         model, bits = self.open.get(handle, (None, 0))
         wanted = bits if access is None else BITS[access]
-        code = 6 if model is None else 5 if wanted & ~bits and wanted & ~model.rights else 0
+        code = 6 if model is None else 5 if wanted & ~bits and self.refused(model, wanted) else 0
         new = self.expect(
             code,
             lambda: self.kernel.duplicate(
@@ -167,6 +172,8 @@ class Kernels(RuleBasedStateMachine):
         if address is None or model is None:
             return multiple()
         self.mapped[address] = (model, pages * PAGE, write)
+        if not write and not any(each is model and has & WRITE for each, has in self.open.values()):
+            model.sealed = True
         return address
 
     @rule(address=views)
@@ -191,7 +198,7 @@ class Kernels(RuleBasedStateMachine):
 
     @invariant()
     def all_is_as_it_should_be(self) -> None:
-        assert self.kernel.count_handles() == len(self.open)
+        assert self.kernel.count_handles() == self.before + len(self.open)
         for handle, (model, bits) in self.open.items():
             info = self.kernel.info(handle)
             assert (info.access, info.name) == (bits, model.name)
@@ -204,7 +211,7 @@ class Kernels(RuleBasedStateMachine):
             self.kernel.unmap_section(address, 0)
         for handle in list(self.open):
             self.kernel.close(handle)
-        assert self.kernel.count_handles() == 0
+        assert self.kernel.count_handles() == self.before
 
 
 TestKernels = Kernels.TestCase

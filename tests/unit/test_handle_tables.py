@@ -1,38 +1,24 @@
-"""The table in the place of Windows' kernel: what `tests/windows/test_kernel.py` cannot see."""
+"""What stands in for Windows' kernel: numbers, rights, security attributes and errors."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import os
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from extmem import win32
-from extmem.handles import memfd, objects
+from extmem.handles import objects
 from extmem.handles.access import MAXIMUM_ALLOWED, SECTION, section_bits
-from extmem.handles.kernel import ACCESS_ALL, ACCESS_READ, ACCESS_WRITE, Security
+from extmem.handles.kernel import ACCESS_ALL, ACCESS_READ, ACCESS_WRITE
 from extmem.handles.objects import HandleTable, KernelObject
 from extmem.handles.sddl import Descriptor, User, check, parse
 from extmem.handles.security import security_of
-from extmem.handles.table import TableKernel
 from extmem.handles.winerror import code_of, failure
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="hardware: needs Linux")
 
 PAGE = 4096
-
-
-@pytest.fixture
-def kernel() -> Iterator[TableKernel]:
-    kernel = TableKernel()
-    yield kernel
-    assert kernel.count_handles() == 0
 
 
 def refuses(code: int, text: str = ": ") -> pytest.RaisesExc[OSError]:
@@ -70,132 +56,6 @@ def test_numbers_end() -> None:
         table.add(thing(), 0, 0)
     table.remove(numbers[1])
     assert table.add(thing(), 0, 0) == numbers[1]
-
-
-def test_no_number_is_left_for_a_new_section(
-    kernel: TableKernel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(HandleTable, "highest", 0)
-    with refuses(1450):
-        kernel.create_section(PAGE, name="x")  # its pages and its name are gone then
-    monkeypatch.undo()
-    kernel.close(kernel.create_section(PAGE, name="x"))
-
-
-# -- pages -----------------------------------------------------------------------------------------
-
-
-def _descriptors() -> list[int]:
-    """Those of sections."""
-    found = []
-    for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the one that lists them
-            if "extmem-section" in os.readlink(f"/proc/self/fd/{number}"):
-                found.append(int(number))
-    return found
-
-
-def test_a_section_is_one_descriptor_that_no_program_inherits(kernel: TableKernel) -> None:
-    assert _descriptors() == []
-    handle = kernel.create_section(PAGE)
-    handles = [handle, *(kernel.duplicate(handle) for _ in range(3))]
-    (fd,) = _descriptors()
-    assert not os.get_inheritable(fd)
-    assert os.fstat(fd).st_mode & 0o777 == 0o600
-    with pytest.raises(PermissionError):  # sealed: nobody can take the pages from under a view
-        os.ftruncate(fd, 0)
-    for each in handles:
-        assert _descriptors() == [fd]
-        kernel.close(each)
-    assert _descriptors() == []
-
-
-def test_a_view_for_reading_cannot_become_one_for_writing(kernel: TableKernel) -> None:
-    handle = kernel.create_section(PAGE)
-    address = kernel.map_section(handle, PAGE, write=False)
-    protect = ctypes.CDLL(None, use_errno=True).mprotect
-    protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    assert protect(address, PAGE, 3) == -1
-    kernel.unmap_section(address, PAGE)
-    kernel.close(handle)
-
-
-def test_no_descriptor_is_left(kernel: TableKernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(size: int) -> int:
-        raise OSError(24, "Too many open files")
-
-    monkeypatch.setattr(memfd, "make", none)
-    with refuses(1450, "ulimit"):
-        kernel.create_section(PAGE)
-
-
-# -- this process alone ----------------------------------------------------------------------------
-
-
-# In a process of its own: NumPy's threads do not survive a fork, in the parent either.
-_FORK = """
-import os
-from extmem.handles.system import kernel
-from extmem.handles.winerror import code_of
-handle = kernel().create_section(4096)
-child = os.fork()
-if child:
-    os.waitpid(child, 0)
-    print(kernel().info(handle).handle_count)
-else:
-    for call in (
-        lambda: kernel().info(handle),
-        lambda: kernel().create_section(4096),
-        lambda: kernel().close(handle),
-    ):
-        try:
-            call()
-        except OSError as error:
-            print(code_of(error), error, flush=True)
-    os._exit(0)
-"""
-
-
-def test_a_forked_child_is_told_what_to_do() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", _FORK], capture_output=True, text=True, timeout=60, check=True
-    )
-    *told, last = ended.stdout.splitlines()
-    assert last == "1"  # the parent's is untouched
-    assert len(told) == 3
-    for line in told:
-        assert line.startswith("6 ")
-        assert "spawn or forkserver" in line
-
-
-def test_another_process_cannot_be_opened_yet(kernel: TableKernel) -> None:
-    with refuses(50, "within one process"):
-        kernel.open_process(win32.PROCESS_DUP_HANDLE, False, os.getppid())
-
-
-def test_many_threads(kernel: TableKernel) -> None:
-    together = threading.Barrier(8)
-
-    def work(number: int) -> int:
-        together.wait()
-        made = 0
-        for turn in range(100):
-            try:
-                handle = kernel.create_section(PAGE, name=f"threads-{turn % 3}")
-                made += 1
-            except OSError as error:
-                assert code_of(error) == 183  # noqa: PT017
-                continue
-            copy = kernel.duplicate(handle, close_source=True)
-            address = kernel.map_section(copy, PAGE)
-            assert ctypes.string_at(address, 1) == b"\0"
-            ctypes.memset(address, number, 1)
-            kernel.unmap_section(address, PAGE)
-            kernel.close(copy)
-        return made
-
-    with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(work, range(1, 9))) > 0
 
 
 # -- who may ---------------------------------------------------------------------------------------
@@ -257,14 +117,6 @@ def test_an_owner_can_always_read_and_change_the_rights() -> None:
 def test_descriptors_that_are_none(text: str, code: int) -> None:
     with refuses(code):
         parse(text, ALICE, named=True)
-
-
-def test_all_that_one_may_have(kernel: TableKernel) -> None:
-    handle = kernel.create_section(PAGE, name="x", security=Security("D:(A;;GR;;;WD)"))
-    other = kernel.open_section("x", MAXIMUM_ALLOWED)
-    assert kernel.info(other).access == 0x60005  # to read, and what an owner always has
-    kernel.close(other)
-    kernel.close(handle)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""What the driver below can really do, told of the Windows types that it carries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from extmem.drivers.bridge.types import CARRIED, FD, WINDOWS
+from extmem.drivers.chains import Exchange, followers, rebuilt
+from extmem.drivers.driver import Command
+from extmem.vk import _constants as c
+from extmem.vk import _structures as s
+
+__all__ = ["about_buffers", "about_images"]
+
+
+def _told_of(handle_type: int, answer: Any) -> None:
+    """Turn what was said of descriptors into what holds for a Windows type, in place."""
+    again = answer.exportFromImportedHandleTypes & FD
+    answer.exportFromImportedHandleTypes = handle_type if again else 0
+    # NT handles and KMT numbers are two ways of sharing; one allocation takes one of them.
+    answer.compatibleHandleTypes = handle_type
+
+
+def about_buffers(below: Command) -> Command:
+    """vkGetPhysicalDeviceExternalBufferProperties."""
+
+    def ask(physical: int, info: Any, found: Any) -> None:
+        handle_type = info.handleType
+        if not handle_type & WINDOWS:
+            below(physical, info, found)
+            return
+        answer = found.externalMemoryProperties
+        if not handle_type & CARRIED:
+            answer.externalMemoryFeatures = 0
+            answer.exportFromImportedHandleTypes = answer.compatibleHandleTypes = 0
+            return
+        copy = type(info).from_buffer_copy(info)
+        copy.pNext = info.pNext
+        copy.handleType = FD
+        below(physical, copy, found)
+        _told_of(handle_type, found.externalMemoryProperties)
+
+    return ask
+
+
+def about_images(below: Command) -> Command:
+    """vkGetPhysicalDeviceImageFormatProperties2."""
+
+    def ask(physical: int, info: Any, found: Any) -> int:
+        handle_type = next(
+            (
+                item.handleType
+                for item in followers(info)
+                if type(item) is s.VkPhysicalDeviceExternalImageFormatInfo
+            ),
+            0,
+        )
+        if not handle_type & WINDOWS:
+            return int(below(physical, info, found))
+        if not handle_type & CARRIED:
+            return int(c.VK_ERROR_FORMAT_NOT_SUPPORTED)
+        result = int(below(physical, rebuilt(info, _AS_FD), found))
+        if result == 0:
+            for item in followers(found):
+                if type(item) is s.VkExternalImageFormatProperties:
+                    _told_of(handle_type, item.externalMemoryProperties)
+        return result
+
+    return ask
+
+
+def _as_fd(item: Any) -> Any:
+    return s.VkPhysicalDeviceExternalImageFormatInfo(handleType=FD)
+
+
+_AS_FD: dict[type, Exchange] = {s.VkPhysicalDeviceExternalImageFormatInfo: _as_fd}
