@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from extmem.drivers.embedded import foreign
 from extmem.drivers.embedded.objects import Failure
 from extmem.handles.kernel import ACCESS_READ, ACCESS_WRITE
 from extmem.handles.system import kernel
+from extmem.handles.winerror import code_of
 from tests.support.payload_machine import TYPES, Machine
 from tests.support.payload_model import Carrier, Payload, ReadOnly, Refused, Way
 from tests.support.sharing import (
@@ -86,6 +88,8 @@ class Steps(Machine):
         handle_type = TYPES["vulkan", payload.carrier, way]
         self.say(f"{payload.carrier} {way} from {int(real):#x} on {which}")
         get = gpu.get if way == "khr" else gpu.get_nv
+        if memory.first in payload.handles:
+            self._looked_at(payload, payload.handles[memory.first])
         done = self.both(
             lambda: self.model.fetch(memory, way, gpu.checks != "off"),
             lambda: get(real, handle_type),
@@ -111,6 +115,19 @@ class Steps(Machine):
         here = win32.GetCurrentProcess()
         access = ACCESS_READ | ACCESS_WRITE if write else ACCESS_READ
         same = win32.DUPLICATE_SAME_ACCESS if write is None else 0
+        payload = self.model.behind(handle)
+        if write and payload.name and payload.readers_only and not payload.handles[handle]:
+            # Whether it is sealed is known only from what was looked at in between.
+            try:
+                copy = win32.DuplicateHandle(here, handle, here, access, False, same)
+            except OSError as error:
+                assert code_of(error) == 5  # noqa: PT017
+                payload.sealed = True
+            else:
+                assert not payload.sealed, "it was sealed before"
+                payload.readers_only = False
+                payload.handles[copy] = True
+            return
         done = self.both(
             lambda: self.model.duplicate(handle, write),
             lambda: win32.DuplicateHandle(here, handle, here, access, False, same),
@@ -175,7 +192,16 @@ class Steps(Machine):
             INVALID,
         )
         if done:
-            self.real[done[0]] = (which, done[1])
+            memory, real = done
+            self.real[memory] = (which, real)
+            if "name" in by and gpu.reads_only(real):
+                assert memory.payload.readers_only, "a name grants all"
+                memory.payload.sealed = True
+                memory.writable = False
+                memory.own = None if memory.own is None else False
+            elif "name" in by:
+                assert not memory.payload.sealed, "it was sealed before"
+                memory.payload.readers_only = False
 
     def step_take_handle(self) -> None:
         handle = self.any_handle()
@@ -183,6 +209,11 @@ class Steps(Machine):
             payload = self.model.behind(handle)
             write = payload.handles[handle]
             self._take(lambda: payload, write, carrier="nt", handle=handle)
+            self._looked_at(payload, write)
+
+    def _looked_at(self, payload: Payload, write: bool) -> None:
+        if sys.platform != "win32" and not write and not payload.has_writers:
+            payload.readers_only = True
 
     def step_take_closed(self) -> None:
         handle = self.any_closed()

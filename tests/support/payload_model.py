@@ -41,6 +41,16 @@ class Payload:
     memories: list[Memory] = field(default_factory=list)
     handles: dict[int, bool] = field(default_factory=dict)  # open NT handles: may they write?
     held: bool | None = None  # the handle that another API's resource has of itself
+    # Where the directory stands in for Windows: once the pages were looked at through a handle to
+    # read alone, while no handle to write was open, nobody gets one any more.
+    readers_only: bool = False  # that may have happened
+    sealed: bool = False  # it has
+
+    @property
+    def has_writers(self) -> bool:
+        """Whether any open handle may write, the application's or the device's."""
+        own = any(memory.own for memory in self.memories)
+        return any(self.handles.values()) or own or bool(self.held)
 
     @property
     def stale(self) -> bool:

@@ -29,6 +29,7 @@ from extmem.drivers.embedded import objects
 from extmem.drivers.embedded.memory import Memory
 from extmem.handles.kernel import ACCESS_READ, ACCESS_WRITE
 from extmem.handles.system import kernel
+from extmem.vk import memories
 from tests.support.leaks import windows_handles
 
 __all__ = [
@@ -183,6 +184,10 @@ class Gpu:
         del view
         vk.vkUnmapMemory(self.device, memory)
         return data
+
+    def reads_only(self, memory: Any) -> bool:
+        """Whether mapped memory may be read and not written."""
+        return memories.is_read_only(self.device, memory)
 
     def memory_types_of(self, handle: int, handle_type: int) -> int:
         """What vkGetMemoryWin32HandlePropertiesKHR says, as a mask."""
