@@ -125,7 +125,9 @@ class Memories:
         }
         shared = Shared(types, terms, passport)
         if imported:
-            fd, shared.source = _opened(source, passport)
+            fd, shared.source, shared.handle = _opened(source, passport, keep=types == NT)
+            if types == KMT and shared.source is not None:
+                shared.number, _ = shared.source  # of the payload, and its owner's
             known = posix.identity(fd)
             exchanges[s.VkImportMemoryWin32HandleInfoKHR] = lambda item: s.VkImportMemoryFdInfoKHR(
                 handleType=FD, fd=fd
@@ -136,6 +138,8 @@ class Memories:
             finally:
                 if result:
                     posix.close_if_same(fd, known)
+                    if shared.handle:
+                        directory().close(shared.handle)
         else:
             result = int(below(device, rebuilt(info, exchanges), None, box))
         if result == 0:
@@ -322,9 +326,11 @@ def _handle_of(handle_type: int, handle: int, name: str | None) -> int:
     return 0
 
 
-def _opened(source: Any, claimed: Passport) -> tuple[int, tuple[int, int] | None]:
-    """A descriptor of what is imported, which is compared with what the import says of it; and
-    for a KMT number, by what it is known again.
+def _opened(
+    source: Any, claimed: Passport, *, keep: bool
+) -> tuple[int, tuple[int, int] | None, int]:
+    """A descriptor of what is imported, which is compared with what the import says of it; for a
+    KMT number by what it is known again; and, to keep, a handle of our own to export it by.
     """
     handle_type, given = int(source.handleType), int(source.handle or 0)
     if handle_type not in (NT, KMT):
@@ -335,7 +341,12 @@ def _opened(source: Any, claimed: Passport) -> tuple[int, tuple[int, int] | None
         passport = Passport.decode(directory().passport(handle))
         _compare(passport, claimed)
         known = (given, _identity_of(handle)) if handle_type == KMT else None
-        return directory().descriptor(handle), known
+        fd = directory().descriptor(handle)
+        try:
+            return fd, known, directory().duplicate(handle) if keep else 0
+        except OSError:
+            posix.close(fd)
+            raise
     except PassportError as problem:
         raise Refused(str(problem)) from None
     finally:
