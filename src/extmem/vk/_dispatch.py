@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from typing import Any
 
 from extmem.errors import CommandUnavailable
 from extmem.vk import _prototypes
 from extmem.vk._prototype import Prototype
 
-__all__ = ["Dispatch", "core_version"]
+__all__ = ["FORKED", "Dispatch", "core_version", "forked"]
+
+FORKED = (
+    "it belongs to the process that this one was forked from, and drivers do not survive a fork; "
+    "start processes with multiprocessing's spawn or forkserver (multiprocessing.get_context), "
+    "and pass them the Memory: it arrives as an import"
+)
 
 
 def core_version(provider: str) -> int | None:
@@ -45,9 +53,11 @@ class Dispatch:
         self.unchecked = checks == "off"  # and alive: what the short ways of hot calls look at
         self.parent = parent  # a device's instance table
         self.alive = True
+        self.forked = False  # made in the process that this one was forked from
         self.physical = 0  # a device's VkPhysicalDevice
         self.world: Any = None  # world.World; set by whoever makes the table
         self.views: dict[int, Any] = {}  # VkDeviceMemory to its mapping, see vk.mappings
+        _tables.add(self)
 
     def __repr__(self) -> str:
         what = "instance" if self.device is None else "device"
@@ -111,3 +121,27 @@ class Dispatch:
                 where = "VkInstanceCreateInfo" if self.device is None else "VkDeviceCreateInfo"
                 ways.append(f"{provider} (ppEnabledExtensionNames of {where})")
         return f"{prototype.name} is not enabled here; it needs {' or '.join(ways)}"
+
+
+# Every table that is there: after a fork the child can use none of them. It finds that out because
+# they look destroyed to it, so that no call ever asks.
+_tables: weakref.WeakSet[Dispatch] = weakref.WeakSet()
+_forked = False
+
+
+def forked() -> bool:
+    """Whether this process was forked from one that had a driver in use."""
+    return _forked
+
+
+def _give_up() -> None:
+    """In a child, right after the fork."""
+    global _forked
+    for table in _tables:
+        _forked = True
+        table.alive = table.unchecked = False
+        table.forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_give_up)

@@ -10,11 +10,11 @@ import ctypes
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
-from extmem.errors import DriverError, Problem, RuleViolation
+from extmem.errors import DriverError, Problem, RuleViolation, Unsupported
 from extmem.rules import engine
 from extmem.vk import _constants, record
 from extmem.vk._base import Structure, VkHandle, check_counts, data_pointer
-from extmem.vk._dispatch import Dispatch
+from extmem.vk._dispatch import FORKED, Dispatch
 from extmem.vk._prototype import Param, Prototype
 from extmem.vk.queries import Queries
 
@@ -35,6 +35,8 @@ def dispatch_of(prototype: Prototype, handle: Any) -> Dispatch:
     if dispatch is not None and dispatch.alive and type(handle) is param.python:
         return dispatch
     wanted = param.python.__name__
+    if dispatch is not None and dispatch.forked:
+        raise Unsupported(f"{prototype.name}: {handle!r} cannot be used here: {FORKED}")
     if dispatch is not None and not dispatch.alive:
         problem = f"{handle!r} was destroyed, or its instance or device was."
     elif isinstance(handle, VkHandle) and type(handle) is not param.python:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from extmem.drivers.driver import HandleOrigin, Provenance
+from extmem.handle_types import MEMORY
 from extmem.handles import host_memory
 from extmem.handles.system import kernel
 from extmem.vk import _constants as c
@@ -28,6 +29,7 @@ DEDICATED_ONLY = int(c.VK_EXTERNAL_MEMORY_FEATURE_DEDICATED_ONLY_BIT)
 _DISJOINT = int(c.VK_IMAGE_CREATE_DISJOINT_BIT)
 _COPY = int(c.VK_IMAGE_USAGE_TRANSFER_SRC_BIT | c.VK_IMAGE_USAGE_TRANSFER_DST_BIT)
 _NVIDIA = 0x10DE
+_DESCRIPTORS = sum(each.bit for each in MEMORY if each.kind == "fd")
 # Their capabilities depend on structures that are not kept: the DRM modifier of an image.
 _TILINGS = (int(c.VK_IMAGE_TILING_OPTIMAL), int(c.VK_IMAGE_TILING_LINEAR))
 
@@ -206,10 +208,10 @@ class Queries:
 
     def _external(self, found: s.VkExternalMemoryProperties) -> External:
         reexport = int(found.exportFromImportedHandleTypes)
-        # NVIDIA (580.159, measured): an allocation that imports and exports succeeds, claims to be
-        # supported, and is memory that nobody shares.
+        # NVIDIA (580.159 on Linux, measured): an allocation that imports and exports a descriptor
+        # succeeds, claims to be supported, and is memory that nobody shares.
         if self.limits().vendor == _NVIDIA:
-            reexport = 0
+            reexport &= ~_DESCRIPTORS
         return External(
             int(found.externalMemoryFeatures), int(found.compatibleHandleTypes), reexport
         )

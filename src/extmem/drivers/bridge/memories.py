@@ -14,7 +14,7 @@ from ctypes import c_int32
 from dataclasses import dataclass
 from typing import Any
 
-from extmem.drivers.bridge.types import CARRIED, FD, KMT, NT, to_fd
+from extmem.drivers.bridge.types import CARRIED, FD, KMT, NT, WINDOWS, to_fd
 from extmem.drivers.chains import Exchange, followers, rebuilt
 from extmem.drivers.driver import Command, HandleOrigin
 from extmem.errors import PassportError
@@ -128,6 +128,8 @@ class Memories:
             fd, shared.source, shared.handle = _opened(source, passport, keep=types == NT)
             if types == KMT and shared.source is not None:
                 shared.number, _ = shared.source  # of the payload, and its owner's
+            # The driver imports and no more: what is exported again is the directory's handle.
+            exchanges[s.VkExportMemoryAllocateInfo] = _export_without_windows
             known = posix.identity(fd)
             exchanges[s.VkImportMemoryWin32HandleInfoKHR] = lambda item: s.VkImportMemoryFdInfoKHR(
                 handleType=FD, fd=fd
@@ -378,6 +380,11 @@ def _terms_of(item: Any) -> Terms:
 
 def _export_as_fd(item: Any) -> Any:
     return s.VkExportMemoryAllocateInfo(handleTypes=to_fd(item.handleTypes))
+
+
+def _export_without_windows(item: Any) -> Any:
+    types = item.handleTypes & ~WINDOWS
+    return s.VkExportMemoryAllocateInfo(handleTypes=types) if types else None
 
 
 def _nothing(item: Any) -> None:

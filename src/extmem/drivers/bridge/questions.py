@@ -15,8 +15,9 @@ __all__ = ["about_buffers", "about_images"]
 
 def _told_of(handle_type: int, answer: Any) -> None:
     """Turn what was said of descriptors into what holds for a Windows type, in place."""
-    again = answer.exportFromImportedHandleTypes & FD
-    answer.exportFromImportedHandleTypes = handle_type if again else 0
+    # To export what was imported is to duplicate the directory's handle, whatever the driver can.
+    importable = answer.externalMemoryFeatures & c.VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT
+    answer.exportFromImportedHandleTypes = handle_type if importable else 0
     # NT handles and KMT numbers are two ways of sharing; one allocation takes one of them.
     answer.compatibleHandleTypes = handle_type
 
