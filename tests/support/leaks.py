@@ -22,6 +22,9 @@ Held = dict[str, Counter[str]]
 # Mappings of shared memory, by how /proc/self/maps names them.
 _SHARED = ("/memfd:", "/dev/shm/", "/dmabuf:", "/SYSV", "/dev/zero", "/dev/dri/")
 
+# What is counted of the machine and not of this process.
+_OF_THE_MACHINE = ("files in /dev/shm", "sockets with a name")
+
 _PATIENCE = 3.0  # seconds that threads and processes get to end
 
 
@@ -88,9 +91,14 @@ def _difference(before: Held, after: Held) -> list[str]:
 
 
 def _ended_by_itself(what: str, name: str) -> bool:
-    """Whether something that is gone was the system's own: Windows starts threads in any process
-    for its own work, and ends them, with what they had open, when there has been none for a while.
+    """Whether something that is gone was not ours to lose.
+
+    Files and names of sockets are the whole machine's: another program may have taken its own away.
+    And Windows starts threads in any process for its own work, and ends them, with what they had
+    open, when there has been none for a while.
     """
+    if what in _OF_THE_MACHINE:
+        return True
     return sys.platform == "win32" and (what == "threads" or name not in SHARED_OBJECTS)
 
 
@@ -167,16 +175,29 @@ def _sockets() -> Counter[str]:
 
 
 def _of_another(what: str, name: str) -> bool:
-    """Whether a new file belongs to a process beside us: another worker of this test run."""
-    if what != "files in /dev/shm":
+    """Whether something new belongs to a process that is not ours: another run of tests, say."""
+    if what == "files in /dev/shm":
+        path = f"/dev/shm/{name}"
+
+        def holds(process: Path) -> bool:
+            open_there = any(os.readlink(fd) == path for fd in (process / "fd").iterdir())
+            return open_there or f" {path}\n" in (process / "maps").read_text()
+
+    elif what == "sockets with a name":
+        lines = Path("/proc/net/unix").read_text().splitlines()[1:]
+        ours = {f"socket:[{x[6]}]" for x in (line.split(maxsplit=7) for line in lines) if name in x}
+
+        def holds(process: Path) -> bool:
+            return any(os.readlink(fd) in ours for fd in (process / "fd").iterdir())
+
+    else:
         return False
-    path = f"/dev/shm/{name}"
+    family = {os.getpid(), *map(int, _numbers_of_children())}
     for process in Path("/proc").iterdir():
-        if not process.name.isdigit() or int(process.name) == os.getpid():
+        if not process.name.isdigit() or int(process.name) in family:
             continue
         try:
-            open_there = any(os.readlink(fd) == path for fd in (process / "fd").iterdir())
-            if open_there or f" {path}\n" in (process / "maps").read_text():
+            if holds(process):
                 return True
         except OSError:
             continue  # ended, or not ours to look at
