@@ -7,6 +7,9 @@
         frame.numpy()[:] = 7
         handle = frame.export()          # pass it on, import it there
 
+Or put the memory into a multiprocessing Queue, Pipe or Process(args=...); or send it to a process
+that was started by nobody of yours, through `extmem.channel`.
+
 `extmem.vk` has the specification's own names.
 """
 
@@ -42,6 +45,7 @@ __all__ = [
     "RuleViolation",
     "Unsupported",
     "ViewsAlive",
+    "channel",
     "open_device",
     "physical_devices",
     "vk",
@@ -54,6 +58,8 @@ from extmem.handles.handle import Handle
 from extmem.memory import Memory
 from extmem.opening import open_device, physical_devices
 from extmem.resources import Buffer
+from extmem.share import arrivals as _arrivals  # noqa: F401 - so that multiprocessing knows them
+from extmem.share import channel
 
 
 def __dir__() -> list[str]:

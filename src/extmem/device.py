@@ -23,6 +23,7 @@ from extmem.importing import Told, told
 from extmem.memory import Memory
 from extmem.resources import Buffer
 from extmem.share.passport import Passport
+from extmem.vk._dispatch import FORKED
 
 if os.name != "nt":
     from extmem.handles import posix
@@ -78,19 +79,23 @@ class Device:
         )
         self.queue = vk.vkGetDeviceQueue(self._vk, self.queue_family, 0)
         self._children: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._forked = False  # of the process that this one was forked from
         self._made = caller()
+        _devices.add(self)
 
     # -- state ----------------------------------------------------------------------------------
 
     @property
     def closed(self) -> bool:
-        """Whether the device was closed."""
+        """Whether the device was closed, or is of the process that this one was forked from."""
         return self._vk is None
 
     @property
     def handle(self) -> vk.VkDevice:
         """The VkDevice, for calls of `extmem.vk`; still owned by this object."""
         if self._vk is None:
+            if self._forked:
+                raise Unsupported(f"this device cannot be used here: {FORKED}")
             raise ClosedError("this device is closed")
         return self._vk
 
@@ -479,6 +484,13 @@ class Device:
         self._vk = None
         vk.vkDestroyInstance(self.instance)
 
+    def _give_up(self) -> None:
+        """In a forked child: forget what belongs to the parent, without a word to the driver."""
+        self._vk, self._forked = None, True
+        for child in self._children:
+            if isinstance(child, Memory):
+                child._give_up()
+
     def __enter__(self) -> Self:
         return self
 
@@ -501,6 +513,20 @@ class Device:
             warnings.warn(
                 f"{self!r} was never closed; opened at {self._made}", ResourceWarning, stacklevel=2
             )
+
+
+_devices: weakref.WeakSet[Device] = weakref.WeakSet()
+
+
+def _give_up() -> None:
+    """In a child, right after a fork."""
+    for device in _devices:
+        if not device.closed:
+            device._give_up()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_give_up)
 
 
 def _stamp(memory: Memory) -> None:

@@ -18,6 +18,7 @@ from extmem.handles.handle import Handle, caller
 from extmem.importing import place_of
 from extmem.share.passport import BufferInfo, Exporter, Passport
 from extmem.vk import memories
+from extmem.vk._dispatch import FORKED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +62,9 @@ class Memory:
         self._dedicated_buffer = buffer
         self._keep = keep  # host memory that was imported must outlive this object
         self._mapping = threading.Lock()
+        self._fetching = threading.Lock()
         self._first: Handle | None = None  # the NT handle that was fetched; its name lives with it
+        self._forked = False  # of the process that this one was forked from
         self._made = caller()
         first = exported[0] if exported else imported
         self.passport = Passport(  # what an importer must know; of an import, its exporter's word
@@ -85,6 +88,8 @@ class Memory:
     def handle(self) -> vk.VkDeviceMemory:
         """The VkDeviceMemory, for calls of `extmem.vk`; still owned by this object."""
         if self._vk is None:
+            if self._forked:
+                raise Unsupported(f"this memory cannot be used here: {FORKED}")
             raise ClosedError("this memory is closed")
         return self._vk
 
@@ -248,10 +253,11 @@ class Memory:
         fetch = vk.VkMemoryGetWin32HandleInfoKHR(memory=self.handle, handleType=wanted.bit)
         if wanted.kind == "kmt":
             return vk.vkGetMemoryWin32HandleKHR(device, fetch)
-        if self._first is None:
-            value = vk.vkGetMemoryWin32HandleKHR(device, fetch)
-            self._first = Handle(value, wanted)
-        return self._first.duplicate().detach()
+        with self._fetching:  # a Queue of multiprocessing exports in a thread of its own
+            if self._first is None:
+                value = vk.vkGetMemoryWin32HandleKHR(device, fetch)
+                self._first = Handle(value, wanted)
+            return self._first.duplicate().detach()
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -273,6 +279,12 @@ class Memory:
         self._vk = None
         self._keep = None
         self.device._forget(self)
+
+    def _give_up(self) -> None:
+        """In a forked child: forget what belongs to the parent, without a word to the driver."""
+        self._vk, self._forked = None, True
+        if self._first is not None and not self._first.closed:
+            self._first.detach()  # a number that means something to the parent alone
 
     def _close_when_unused(self) -> None:
         """Close now, or as soon as the last view is gone."""

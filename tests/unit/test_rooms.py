@@ -29,6 +29,7 @@ FLOORS = (
     ("capabilities",),
     ("memory", "resources", "copying", "importing", "device"),
     ("opening",),
+    ("share.parcels", "share.sockets", "share.pipes", "share.channel", "share.arrivals"),
     ("",),
     ("cli", "__main__"),
 )  # fmt: skip
