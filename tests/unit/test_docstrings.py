@@ -16,7 +16,7 @@ from tests.support.strict import missing
 
 # Their examples share memory by descriptors.
 POSIX = ("extmem.handles.posix", "extmem.handles.handle", "extmem.handles.directory.",
-         "extmem.drivers.bridge",
+         "extmem.drivers.bridge", "extmem.cli.doctor_", "extmem.cli.listing_directory",
          "extmem.share.sockets")  # fmt: skip
 WINDOWS = ("extmem.share.pipes",)  # which has none
 

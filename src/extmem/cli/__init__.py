@@ -1,4 +1,4 @@
-"""The command line: `extmem devices`, `extmem demo`.
+"""The command line: `extmem devices`, `extmem list`, `extmem doctor`, `extmem demo`.
 
 Exit codes: 0 it worked, 1 it did not, 2 the command was wrong. Answers go to stdout, everything
 else to stderr.
@@ -71,6 +71,55 @@ def devices_command(driver: Driver = "all", as_json: Json = False) -> None:
         show(found)
 
 
+@app.command("list")
+def list_command(
+    most: Annotated[
+        int, typer.Option(help="How many to show for people, the newest of them.", min=1)
+    ] = 200,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON list on stdout, of all objects.")
+    ] = False,
+) -> None:
+    """List what this user's programs share by Windows handles, and who holds it.
+
+    With --json each object has: identity, kind, name, kmt, size, age, owner, holders, more_holders,
+    lender, passport, handle_type, allocation_size, memory_type, device_name, device_uuid, exporter.
+    Sizes are bytes, age is seconds; owner and each of holders have process_id, user_id, program and
+    handles; exporter has process_id and program. What is not known is null.
+
+    Nothing is started for this: where no program uses such handles, nothing is shared.
+    """
+    from extmem.cli.listing import collect, show
+
+    found = collect()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        show(found, most)
+
+
+@app.command("doctor")
+def doctor_command(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON list on stdout, of all findings.")
+    ] = False,
+) -> None:
+    """Look at all that sharing needs on this machine, and say what to do where something is amiss.
+
+    With --json each finding has: check, severity (ok, note or problem), sentence, remedy (null
+    where nothing is to be done), and facts, an object with what was measured.
+
+    Nothing is changed or started. The exit code is 0 whatever was found.
+    """
+    from extmem.cli.doctor import collect, show
+
+    found = collect()
+    if as_json:
+        typer.echo(json.dumps([each.plain() for each in found], indent=2))
+    else:
+        show(found)
+
+
 @app.command("demo")
 def demo_command(
     driver: Driver = "auto",
@@ -100,7 +149,10 @@ def main() -> None:
     try:
         app()
     except (ExtmemError, OSError) as error:
-        print(f"extmem: {error}", file=sys.stderr)
+        said = str(error)  # a text: a name for the error would keep what its frames hold
+        if isinstance(error, OSError) and error.filename is None and error.strerror:
+            said = error.strerror  # a sentence already, without its number
+        print(f"extmem: {said}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("extmem: interrupted", file=sys.stderr)

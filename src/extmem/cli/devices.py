@@ -10,6 +10,7 @@ from rich.table import Table
 
 from extmem import physical_devices
 from extmem.capabilities import PhysicalDevice
+from extmem.cli.words import size_of
 from extmem.drivers.open import open_driver
 from extmem.errors import ExtmemError
 from extmem.vk.instances import choose_driver
@@ -93,7 +94,7 @@ def show(found: dict[str, Any]) -> None:
         table.add_row("LUID", device["luid"] or "none")
         for each in device["memory_types"]:
             flags = " ".join(each["flags"]) or "no flags"
-            table.add_row(f"memory {each['index']}", f"{flags} ({_bytes(each['heap_size'])})")
+            table.add_row(f"memory {each['index']}", f"{flags} ({size_of(each['heap_size'])})")
         table.add_row("exports", _listed(device["export"], device["bridged"]))
         table.add_row("imports", _listed(device["import"], device["bridged"]))
         if device["dedicated_only"]:
@@ -116,11 +117,3 @@ def show(found: dict[str, Any]) -> None:
 def _listed(names: list[str], bridged: list[str]) -> str:
     """Handle types, with those marked that are not the driver's own."""
     return ", ".join(f"{x} (bridged)" if x in bridged else x for x in names) or "nothing"
-
-
-def _bytes(size: int) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            return f"{size:.0f} {unit}" if size == int(size) else f"{size:.1f} {unit}"
-        size = size / 1024  # type: ignore[assignment]
-    return str(size)

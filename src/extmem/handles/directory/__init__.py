@@ -8,6 +8,7 @@ descriptors behind them. It starts with the first use and leaves when nobody nee
     limits.py      how much one client may have, and all of them
     items.py       what handles stand for, beside sections: descriptors of drivers, things borrowed
     state.py       objects, tables, names and rights; no sockets
+    stamps.py      passports that lie in the pages of a section
     rights.py      which rights a handle gets
     accounts.py    the processes that have tables, and what each of them made
     inheritance.py tokens, by which a child gets its parent's handles

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from socket import socket
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from extmem.handles import memfd, names, sddl, winerror
 from extmem.handles.directory import protocol as p
@@ -21,7 +21,7 @@ from extmem.handles.winerror import failure
 if sys.platform == "win32":
     raise ImportError("Windows has handles of its own; the directory is for Linux")
 
-__all__ = ["INHERIT", "DirectoryKernel"]
+__all__ = ["INHERIT", "DirectoryKernel", "running"]
 
 log = logging.getLogger("extmem.directory")
 
@@ -231,6 +231,11 @@ class DirectoryKernel:
         """How the directory is."""
         return self._ask(p.Status(), p.State)
 
+    @property
+    def epoch(self) -> bytes:
+        """Which life of the directory was met last; b"" if none was."""
+        return self._epoch
+
     def disconnect(self) -> None:
         """Close the connection until the next call. Handles stay as long as this process."""
         self._refuse_forked()
@@ -310,6 +315,15 @@ class DirectoryKernel:
                 self._connection = None
                 connection.close()
 
+    @classmethod
+    def _of_running(cls) -> Self | None:
+        found = starting.running()
+        if found is None:
+            return None
+        made = cls()
+        made._connection, made._epoch, made._pid = found[0], found[1].epoch, os.getpid()
+        return made
+
     def _connect(self) -> socket:
         token = os.environ.pop(INHERIT, None)  # it works once, and is not for our own children
         connection, welcome = starting.connect(token)
@@ -335,6 +349,14 @@ class DirectoryKernel:
             f"{error.strerror}; the directory ended once while this process used it, and what it "
             "had is gone: make and share the objects again"
         )
+
+
+def running() -> DirectoryKernel | None:
+    """A client of the service that runs, for a look; None if none does. `disconnect` it.
+
+    Neither a folder is made nor a service started, and no inherited handles are claimed.
+    """
+    return DirectoryKernel._of_running()
 
 
 def _value(handle: int) -> int:

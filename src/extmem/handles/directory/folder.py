@@ -51,13 +51,19 @@ class Folder:
     fd: int
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Make it if it is not there. PermissionError, with the remedy, if it is not ours alone."""
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
+    def open(cls, path: Path, make: bool = True) -> Self:
+        """Make it if it is not there. PermissionError, with the remedy, if it is not ours alone.
+
+        FileNotFoundError if it is not there and shall not be made.
+        """
+        if make:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
+            if not make and isinstance(error, FileNotFoundError):
+                raise
             what = "is a symbolic link, or no folder" if path.is_symlink() else str(error.strerror)
             raise _refused(path, what, "remove it") from None
         try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from extmem.handles import winerror
 from extmem.handles.winerror import failure
 
-__all__ = ["Limits", "too_many"]
+__all__ = ["Limits", "too_many", "within"]
+
+_SPARE = 64  # descriptors for the service's own use
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,22 @@ class Limits:
     token_seconds: float = 60.0
     foreign_seconds: float = 1.0  # that another user's directory has to answer
     silent_seconds: float = 5.0  # that a connection has to say who it is
+
+
+def within(limits: Limits, descriptors: int) -> Limits:
+    """Those that a service can have which may open so many descriptors."""
+    # A connection takes one, and its process another.
+    connections = min(limits.all_connections, max(8, (descriptors - _SPARE) // 8))
+    processes = min(limits.processes, connections)
+    guests = min(limits.all_guests, connections)
+    rest = descriptors - _SPARE - connections - processes - guests
+    return replace(
+        limits,
+        all_connections=connections,
+        processes=processes,
+        all_guests=guests,
+        descriptors=min(limits.descriptors, max(rest, 8)),
+    )
 
 
 def too_many(asked: str, what: str, limit: int, remedy: str = "close some") -> OSError:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from time import monotonic
 
 import msgspec
 
 from extmem.handles import winerror
 from extmem.handles.access import SECTION_MAP_READ
-from extmem.handles.directory import items
+from extmem.handles.directory import items, stamps
 from extmem.handles.directory import protocol as p
 from extmem.handles.directory.accounts import Account, Record
 from extmem.handles.directory.items import Borrowed
@@ -26,6 +27,7 @@ __all__ = ["Answer", "answer", "borrow", "find", "text_of"]
 Answer = tuple[p.Message, int | None]
 _KMT = "Local\\extmem-kmt-"  # how the embedded device calls sections that have a number
 _SHOWN_HOLDERS = 64
+_MOST_ON_PAGE = 256  # objects
 
 
 def text_of(packed: bytes | None) -> str | None:
@@ -159,19 +161,22 @@ def borrow(state: State, account: Account, request: p.Borrow) -> tuple[int, p.Bo
 
 def _listing(state: State, after: int) -> p.ListingPage:
     """Objects from the oldest to the newest, as many as a packet holds."""
-    counts: dict[int, Counter[Account]] = {}
-    accounts = {*state.accounts, *(record.maker for record in state.records.values())}
+    later = ((identity, each) for identity, each in state.records.items() if identity > after)
+    records = dict(islice(later, _MOST_ON_PAGE + 1))
+    # Only of these: a list of many pages would take too long, and others wait meanwhile.
+    counts: dict[int, Counter[Account]] = {identity: Counter() for identity in records}
+    accounts = {*state.accounts, *(record.maker for record in records.values())}
     for account in accounts:
         for _, entry in account.table.items():
-            counts.setdefault(entry.object.identity, Counter())[account] += 1
+            held = counts.get(entry.object.identity)
+            if held is not None:
+                held[account] += 1
     page: list[p.Listed] = []
     room = p.PAGE_OF_LIST
-    for identity, record in state.records.items():
-        if identity <= after:
-            continue
-        listed = _listed(record, counts.get(identity, Counter()))
+    for identity, record in records.items():
+        listed = _listed(record, counts[identity])
         room -= len(msgspec.msgpack.encode(listed))
-        if room < 0 and page:
+        if page and (room < 0 or len(page) == _MOST_ON_PAGE):
             return p.ListingPage(tuple(page), True)
         page.append(listed)
     return p.ListingPage(tuple(page), False)
@@ -189,7 +194,7 @@ def _listed(record: Record, held: Counter[Account]) -> p.Listed:
         holders=tuple(_holding(account, count) for account, count in holders),
         more_holders=len(held) - len(holders),
         age=monotonic() - record.since,
-        passport=record.passport,
+        passport=record.passport or stamps.read(item),
         kmt=name is not None and name.startswith(_KMT),
         lender=item.lender if isinstance(item, Borrowed) else None,
     )

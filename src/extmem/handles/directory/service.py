@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 
 from extmem.handles import winerror
@@ -24,7 +24,7 @@ from extmem.handles.directory.accounts import Account
 from extmem.handles.directory.connection import Connection
 from extmem.handles.directory.folder import Folder
 from extmem.handles.directory.global_names import GlobalNames
-from extmem.handles.directory.limits import Limits, too_many
+from extmem.handles.directory.limits import Limits, too_many, within
 from extmem.handles.directory.processes import Watched, command_of, peer_of
 from extmem.handles.directory.state import State
 from extmem.handles.sddl import User
@@ -38,7 +38,6 @@ __all__ = ["Service"]
 log = logging.getLogger("extmem.directory")
 
 _AT_ONCE = 16  # connections that are accepted before others get their turn
-_SPARE = 64  # descriptors for the service's own use
 _POLL = 0.5  # seconds between two looks at processes that have no pidfd
 _PAUSE = 0.1  # seconds without accepting, when no descriptor is left
 
@@ -436,15 +435,4 @@ def _within_system(limits: Limits) -> Limits:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard == resource.RLIM_INFINITY:
         return limits
-    # A connection takes one, and its process another.
-    connections = min(limits.all_connections, max(8, (hard - _SPARE) // 8))
-    processes = min(limits.processes, connections)
-    guests = min(limits.all_guests, connections)
-    rest = hard - _SPARE - connections - processes - guests
-    return replace(
-        limits,
-        all_connections=connections,
-        processes=processes,
-        all_guests=guests,
-        descriptors=min(limits.descriptors, max(rest, 8)),
-    )
+    return within(limits, hard)

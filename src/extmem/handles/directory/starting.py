@@ -27,7 +27,7 @@ from extmem.handles.winerror import failure
 if sys.platform == "win32":
     raise ImportError("Windows has handles of its own; the directory is for Linux")
 
-__all__ = ["ASKED", "Ended", "connect"]
+__all__ = ["ASKED", "Ended", "connect", "running"]
 
 log = logging.getLogger("extmem.directory")
 
@@ -64,6 +64,28 @@ def connect(token: str | None) -> tuple[socket.socket, p.Welcome]:
                 raise
         why = f"it ends as soon as it is started; its log is {folder.log}: {_tail(folder.log)}"
         raise failure(winerror.SERVER_UNAVAILABLE, ASKED, why)
+
+
+def running() -> tuple[socket.socket, p.Welcome] | None:
+    """A connection to the service that runs; None if none does. Nothing is made or started."""
+    try:
+        folder = Folder.open(where(), make=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise failure(winerror.SERVER_UNAVAILABLE, ASKED, str(error)) from None
+    with folder:
+        sock = _dial(folder)
+        if sock is None:
+            return None
+        try:
+            return sock, _greet(sock, None)
+        except Ended:  # it was leaving at that moment
+            sock.close()
+            return None
+        except BaseException:
+            sock.close()
+            raise
 
 
 def ask(sock: socket.socket, request: p.Message, fd: int | None = None) -> tuple[
