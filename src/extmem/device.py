@@ -7,6 +7,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -150,6 +151,7 @@ class Device:
         for each in types:
             self._require(each, exporting=True)
         _names_need_windows(name, access, security, types)
+        self._restricts(access, types)
         terms = None
         if (name, access, security) != (None, None, None):
             terms = vk.VkExportMemoryWin32HandleInfoKHR(
@@ -209,6 +211,10 @@ class Device:
             memory_type=memory_type,
             dedicated=dedicated,
         )
+        if known.size is None and name is not None:
+            # Nobody holds the name, or nothing lies with it: the rules know which, and say it.
+            named = vk.VkImportMemoryWin32HandleInfoKHR(handleType=source.bit, name=name)
+            self._import(replace(known, size=1), source, named).close()
         if known.size is None:
             raise ValueError(
                 f"pass size= or passport=: {source.name} does not tell its size, and a bare handle "
@@ -401,6 +407,18 @@ class Device:
                 f"{self.physical.name} ({self.driver} driver) cannot {verb} {handle_type.name}; "
                 f"it can {verb} {offered}"
             )
+
+    def _restricts(self, access: str | int | None, types: tuple[HandleType, ...]) -> None:
+        """Refuse to grant reading alone where nobody can."""
+        if _access(access) & (ACCESS_WRITE | ACCESS_ALL):
+            return
+        for each in self.physical.sharing:
+            if each.bridged and each.handle_type in types:
+                raise Unsupported(
+                    f"{each.handle_type.name} of {self.physical.name} is bridged over "
+                    f"{each.bridged}, and a driver's descriptor cannot be restricted to reading: "
+                    "leave access= out, or use the embedded driver"
+                )
 
     def _list_exportable(self) -> str:
         return (

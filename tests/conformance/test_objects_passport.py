@@ -127,3 +127,8 @@ def test_an_import_passes_on_what_it_was_told(gpu: extmem.Device) -> None:
         gpu.import_memory(handle) as again,
     ):
         assert again.passport == handle.passport
+
+
+def test_a_name_that_nobody_holds_is_said_to_be_one(gpu: extmem.Device) -> None:
+    with pytest.raises(extmem.RuleViolation, match="no object of that name"):
+        gpu.import_memory(name="Local\\extmem-test-nobody")

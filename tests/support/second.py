@@ -25,7 +25,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -152,12 +152,14 @@ def start(
     *,
     timeout: float = 30.0,
     inherit: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
     **arguments: Any,
 ) -> Iterator[Other]:
     """Start `function(channel, **arguments)` in a new Python; the end of the `with` ends it.
 
     timeout: seconds for each message, and for the end
     inherit: descriptors that it gets under the same numbers; on Windows handles, inheritable ones
+    environment: what its environment has beside this process'
     """
     here, there = wire.pair()
     here.timeout = timeout
@@ -177,7 +179,7 @@ def start(
                 [there.fileno(), *inherit],
                 log,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, **(environment or {}), "PYTHONPATH": path},
             )
         try:
             yield Other(here, process, log)

@@ -32,6 +32,7 @@ __all__ = ["Memories", "Resource", "fingerprint", "origin_of", "stamped"]
 log = logging.getLogger("extmem.bridge")
 
 _KIND = "Memory"  # of the directory's objects
+_BOTH = ACCESS_READ | ACCESS_WRITE  # the least that a driver's descriptor can grant
 _INVALID = int(c.VK_ERROR_INVALID_EXTERNAL_HANDLE)
 _NO_MORE = (4, 1450)  # Windows' numbers for "no more files" and "no more resources"
 
@@ -51,7 +52,7 @@ class Terms:
     """On which terms a handle is exported."""
 
     name: str | None = None
-    access: int = ACCESS_READ | ACCESS_WRITE
+    access: int = _BOTH
     security: Security | None = None
 
 
@@ -249,7 +250,7 @@ class Memories:
             return False
         number, identity = shared.source
         try:
-            handle = directory().open_named(_name_of(number), _KIND, ACCESS_ALL)
+            handle = directory().open_named(_name_of(number), _KIND, _BOTH)
         except OSError:
             return True
         try:
@@ -322,9 +323,9 @@ def fingerprint(made: Resource | None) -> bytes | None:
 def _handle_of(handle_type: int, handle: int, name: str | None) -> int:
     """A handle that was opened for this and must be closed; 0 where the given one does."""
     if handle_type == KMT:
-        return directory().open_named(_name_of(handle), _KIND, ACCESS_ALL)
+        return directory().open_named(_name_of(handle), _KIND, _BOTH)
     if name is not None:
-        return directory().open_named(name, _KIND, ACCESS_ALL)
+        return directory().open_named(name, _KIND, _BOTH)
     return 0
 
 

@@ -1,73 +1,92 @@
 """Windows handles between two real processes: each way over, seen from both sides.
 
 The second process is another Python with a device of its own. What is shared is written on each
-side and read on the other.
+side and read on the other. On Linux the handles are the directory's, and on the drivers there the
+bridge carries them on descriptors. Those cannot be restricted to reading, so what is about that is
+for the embedded device.
 """
 
 from __future__ import annotations
 
 import ctypes
-import secrets
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import extmem
-from extmem import DriverError, RuleViolation, vk, win32
+from extmem import DriverError, RuleViolation, Unsupported, vk, win32
 from extmem.handles.system import kernel
 from extmem.handles.winerror import code_of
-from tests.support import drivers, second
-from tests.support.forms import KHR_KMT, KHR_NT, NV_KMT, NV_NT
+from tests.support import second
+from tests.support.forms import FORMS, KHR_KMT, KHR_NT, NV_KMT, NV_NT
+from tests.support.offers import require_buffers
 from tests.support.peers import far
 from tests.support.rig import SIZE, Form, Kind, Passport, Rig, pattern, prove_same
 from tests.support.second import Channel, Other
-
-pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="hardware: needs Windows")
+from tests.support.strict import driver_cannot
 
 READ, WRITE = win32.DXGI_SHARED_RESOURCE_READ, win32.DXGI_SHARED_RESOURCE_WRITE
 VISIBLE, ON_QUEUES = Kind(dedicated=False, host_visible=True), Kind(False, host_visible=False)
 NAME_REFUSED = "VUID-VkImportMemoryWin32HandleInfoKHR-handleType-01440"
 EVERYONE, NOBODY = "D:(A;;GA;;;WD)", "D:"
+READS_AND_WRITES = "D:(A;;GRGW;;;WD)"
 DENIED = 5
 PAGE_READONLY = 2
 
-nt_forms = pytest.mark.parametrize("form", [KHR_NT, NV_NT], ids=str)
-kmt_forms = pytest.mark.parametrize("form", [KHR_KMT, NV_KMT], ids=str)
+nt_forms = pytest.mark.parametrize("form", [KHR_NT, NV_NT], ids=str, indirect=True)
+kmt_forms = pytest.mark.parametrize("form", [KHR_KMT, NV_KMT], ids=str, indirect=True)
 
 
-@pytest.fixture(scope="module")
-def driver() -> Iterator[str]:
-    found = drivers.find("embedded")
-    yield found
-    far.stop(found)
+# What is about handles that grant reading alone.
+restrictable = pytest.mark.parametrize("driver", ["embedded"], indirect=True)
+
+
+@pytest.fixture(params=[KHR_NT], ids=str)
+def form(request: pytest.FixtureRequest) -> Form:
+    """KHR's NT handles, unless the test says otherwise."""
+    return request.param
 
 
 @pytest.fixture
-def rig(driver: str) -> Iterator[Rig]:
-    with Rig(driver) as made:
+def offering(driver: str, form: Form) -> str:
+    """The driver, if it offers the form."""
+    with Rig(driver) as rig:
+        _require(rig, form)
+    return driver
+
+
+@pytest.fixture
+def rig(offering: str) -> Iterator[Rig]:
+    """The exporting device, which offers the form."""
+    with Rig(offering) as made:
         yield made
 
 
 @pytest.fixture
-def gpu() -> Iterator[extmem.Device]:
-    with extmem.open_device(driver="embedded") as opened:
+def gpu(driver: str) -> Iterator[extmem.Device]:
+    with extmem.open_device(driver=driver) as opened:
         yield opened
 
 
-@pytest.fixture
-def name() -> str:
-    return f"Local\\extmem-test-{secrets.token_hex(8)}"
+def _require(rig: Rig, form: Form) -> None:
+    if form.extension not in rig.extensions:
+        driver_cannot(f"no {form.extension}")
+    if not form.nv:  # which has no query for buffers
+        require_buffers(rig, form.bit, VISIBLE)
 
 
 # -- over there -----------------------------------------------------------------------------------
 
 
-def import_it(channel: Channel, form: dict[str, Any], passport: dict[str, Any]) -> None:
+def import_it(
+    channel: Channel, driver: str, form: dict[str, Any], passport: dict[str, Any]
+) -> None:
     """Import what the first message says; then write and read until the test has seen enough."""
-    with Rig("embedded") as rig:
+    with Rig(driver) as rig:
         (handle, name), _ = channel.receive()
         block = rig.import_win32(handle, Passport(**passport), Form(**form), name=name)
         if handle and not Form(**form).kmt:
@@ -75,11 +94,11 @@ def import_it(channel: Channel, form: dict[str, Any], passport: dict[str, Any]) 
         _write_and_read(channel, block)
 
 
-def import_it_with_objects(channel: Channel, options: dict[str, Any]) -> None:
-    """The same through the objects."""
-    with extmem.open_device(driver="embedded") as gpu:
+def import_it_with_objects(channel: Channel, driver: str, options: dict[str, Any]) -> None:
+    """The same through the objects, which need nothing beside the handle or the name."""
+    with extmem.open_device(driver=driver) as gpu:
         handle, _ = channel.receive()
-        with gpu.import_memory(handle, size=SIZE, **options) as memory:
+        with gpu.import_memory(handle, **options) as memory:
             _write_and_read(channel, _Bytes(memory))
 
 
@@ -94,10 +113,10 @@ def _write_and_read(channel: Channel, block: Any) -> None:
         channel.send(block.read().hex())
 
 
-def export_and_wait(channel: Channel, form: dict[str, Any], name: str | None) -> None:
+def export_and_wait(channel: Channel, driver: str, form: dict[str, Any], name: str | None) -> None:
     """Export memory, and be killed."""
     shape = Form(**form)
-    with Rig("embedded") as rig:
+    with Rig(driver) as rig:
         terms = shape.terms(READ | WRITE, name=name) if name else None
         block = rig.allocate(VISIBLE, export=shape, also=terms)
         block.write(pattern(5))
@@ -107,11 +126,11 @@ def export_and_wait(channel: Channel, form: dict[str, Any], name: str | None) ->
         channel.receive()
 
 
-def import_by_name(channel: Channel, name: str, passport: dict[str, Any]) -> list[Any]:
+def import_by_name(channel: Channel, driver: str, name: str, passport: dict[str, Any]) -> list[Any]:
     """What importing a name ends with, with checks and without."""
     ends: list[Any] = []
     for checks in ("full", "off"):
-        with Rig("embedded", checks=checks) as rig:
+        with Rig(driver, checks=checks) as rig:
             try:
                 rig.import_win32(None, Passport(**passport), KHR_NT, name=name)
                 ends.append("imported")
@@ -122,9 +141,11 @@ def import_by_name(channel: Channel, name: str, passport: dict[str, Any]) -> lis
     return ends
 
 
-def try_to_write(channel: Channel, form: dict[str, Any], passport: dict[str, Any]) -> None:
+def try_to_write(
+    channel: Channel, driver: str, form: dict[str, Any], passport: dict[str, Any]
+) -> None:
     """Import a handle that grants reading alone, and try everything that writes."""
-    with Rig("embedded") as rig:
+    with Rig(driver) as rig:
         handle, _ = channel.receive()
         refusals = []
         try:
@@ -150,18 +171,28 @@ def try_to_write(channel: Channel, form: dict[str, Any], passport: dict[str, Any
                 channel.send(type(error).__name__)
 
 
-def protection(view: memoryview) -> int:
-    """How the pages behind a view are protected, by the kernel's word."""
-    query = ctypes.WinDLL("kernel32").VirtualQuery  # type: ignore[attr-defined]
+def pages_are_writable(view: memoryview) -> bool:
+    """Whether the pages behind a view can be written, by the kernel's word."""
+    address = ctypes.addressof(view.obj)  # type: ignore[arg-type]
+    if sys.platform != "win32":
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            span, flags = line.split()[:2]
+            start, end = (int(each, 16) for each in span.split("-"))
+            if start <= address < end:
+                return "w" in flags
+        raise AssertionError(f"nothing is mapped at {address:#x}")
+    query = ctypes.WinDLL("kernel32").VirtualQuery
     query.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
     found = (ctypes.c_uint64 * 6)()  # MEMORY_BASIC_INFORMATION; State and Protect share the fifth
-    assert query(ctypes.addressof(view.obj), found, ctypes.sizeof(found))  # type: ignore[arg-type]
-    return int(found[4]) >> 32
+    assert query(address, found, ctypes.sizeof(found))
+    return int(found[4]) >> 32 != PAGE_READONLY
 
 
-def map_it(channel: Channel, form: dict[str, Any], passport: dict[str, Any]) -> list[Any]:
+def map_it(
+    channel: Channel, driver: str, form: dict[str, Any], passport: dict[str, Any]
+) -> list[Any]:
     """Import a handle that grants reading alone, and try to write into the mapped memory."""
-    with Rig("embedded") as rig:
+    with Rig(driver) as rig:
         handle, _ = channel.receive()
         block = rig.import_win32(handle, Passport(**passport), Form(**form))
         win32.CloseHandle(handle)
@@ -172,7 +203,12 @@ def map_it(channel: Channel, form: dict[str, Any], passport: dict[str, Any]) -> 
         except TypeError as error:
             said = str(error)
         start = block.passport.offset
-        found = [view.readonly, said, bytes(view[start : start + 4]).hex(), protection(view)]
+        found = [
+            view.readonly,
+            said,
+            bytes(view[start : start + 4]).hex(),
+            pages_are_writable(view),
+        ]
         del view
         return found
 
@@ -214,10 +250,12 @@ class _There:
         self._other.result()
 
 
-def _inheritable(handle: int) -> int:
-    """The handle, which was made to be inherited."""
+def _inherited(handle: int) -> dict[str, Any]:
+    """What has the second process start with a handle, which was made to be inherited."""
     assert win32.GetHandleInformation(handle) & win32.HANDLE_FLAG_INHERIT
-    return handle
+    if sys.platform == "win32":
+        return {"inherit": [handle]}
+    return {"environment": win32.child_environment()}
 
 
 # -- each way over, through vk --------------------------------------------------------------------
@@ -227,7 +265,7 @@ def _inheritable(handle: int) -> int:
 def test_by_a_duplicate(rig: Rig, form: Form) -> None:
     exported = rig.allocate(VISIBLE, export=form)
     handle = exported.export_win32(form)
-    arguments = {"form": asdict(form), "passport": exported.passport.json()}
+    arguments = {"driver": rig.driver, "form": asdict(form), "passport": exported.passport.json()}
     with second.start(import_it, **arguments) as other:
         other.send([other.give(handle), None])
         there = _There(other)
@@ -240,9 +278,9 @@ def test_by_a_duplicate(rig: Rig, form: Form) -> None:
 def test_by_inheritance(rig: Rig, form: Form) -> None:
     terms = form.terms(READ | WRITE, win32.security_attributes(inherit=True))
     exported = rig.allocate(VISIBLE, export=form, also=terms)
-    handle = _inheritable(exported.export_win32(form))
-    arguments = {"form": asdict(form), "passport": exported.passport.json()}
-    with second.start(import_it, inherit=[handle], **arguments) as other:
+    handle = exported.export_win32(form)
+    arguments = {"driver": rig.driver, "form": asdict(form), "passport": exported.passport.json()}
+    with second.start(import_it, **_inherited(handle), **arguments) as other:
         win32.CloseHandle(handle)  # theirs has the same number, and is theirs
         other.send([handle, None])
         there = _There(other)
@@ -254,7 +292,7 @@ def test_by_name(rig: Rig, name: str) -> None:
     terms = KHR_NT.terms(READ | WRITE, name=name)
     exported = rig.allocate(VISIBLE, export=KHR_NT, also=terms)
     handle = exported.export_win32(KHR_NT)
-    arguments = {"form": asdict(KHR_NT), "passport": exported.passport.json()}
+    arguments = {"driver": rig.driver, "form": asdict(KHR_NT), "passport": exported.passport.json()}
     with second.start(import_it, **arguments) as other:
         other.send([None, name])
         there = _There(other)
@@ -266,7 +304,7 @@ def test_by_name(rig: Rig, name: str) -> None:
 @kmt_forms
 def test_by_number(rig: Rig, form: Form) -> None:
     exported = rig.allocate(VISIBLE, export=form)
-    arguments = {"form": asdict(form), "passport": exported.passport.json()}
+    arguments = {"driver": rig.driver, "form": asdict(form), "passport": exported.passport.json()}
     with second.start(import_it, **arguments) as other:
         other.send([exported.export_win32(form), None])
         there = _There(other)
@@ -274,17 +312,15 @@ def test_by_number(rig: Rig, form: Form) -> None:
         there.end()
 
 
-def test_three_instances_in_two_processes(rig: Rig) -> None:
-    with Rig("embedded") as beside, far.rig("embedded") as there:
-        for form in (KHR_NT, NV_NT, KHR_KMT, NV_KMT):
-            exported = rig.allocate(VISIBLE, export=form)
-            handle = exported.export_win32(form)
-            others = [
-                each.import_win32(handle, exported.passport, form) for each in (beside, there)
-            ]
-            prove_same(exported, *others)
-            if not form.kmt:
-                win32.CloseHandle(handle)
+@pytest.mark.parametrize("form", FORMS, ids=str, indirect=True)
+def test_three_instances_in_two_processes(rig: Rig, form: Form) -> None:
+    with Rig(rig.driver) as beside, far.rig(rig.driver) as there:
+        exported = rig.allocate(VISIBLE, export=form)
+        handle = exported.export_win32(form)
+        others = [each.import_win32(handle, exported.passport, form) for each in (beside, there)]
+        prove_same(exported, *others)
+        if not form.kmt:
+            win32.CloseHandle(handle)
 
 
 # -- each way over, through the objects -----------------------------------------------------------
@@ -293,6 +329,8 @@ def test_three_instances_in_two_processes(rig: Rig) -> None:
 @pytest.mark.parametrize("way", ["duplicate", "inherit", "name", "number"])
 def test_with_objects(gpu: extmem.Device, way: str, name: str) -> None:
     export = "opaque_win32_kmt" if way == "number" else "opaque_win32"
+    if not (gpu.physical.can_export(export) and gpu.physical.can_import(export)):
+        driver_cannot(f"no {export}")
     terms: dict[str, Any] = {}
     if way == "inherit":
         terms["security"] = win32.security_attributes(inherit=True)
@@ -300,15 +338,18 @@ def test_with_objects(gpu: extmem.Device, way: str, name: str) -> None:
         terms["name"] = name
     options = {"name": name} if way == "name" else {"handle_type": export}
     with gpu.allocate(SIZE, export=export, **terms) as memory, memory.export() as handle:
-        inherit = [_inheritable(handle.value)] if way == "inherit" else []
-        with second.start(import_it_with_objects, inherit=inherit, options=options) as other:
-            given = {
-                "duplicate": lambda: other.give(handle.value),
-                "inherit": lambda: handle.value,
-                "name": lambda: None,
-                "number": lambda: handle.value,
-            }[way]()
-            other.send(given)
+        more = _inherited(handle.value) if way == "inherit" else {}
+        with second.start(
+            import_it_with_objects, **more, driver=gpu.driver, options=options
+        ) as other:
+            other.send(
+                {
+                    "duplicate": lambda: other.give(handle.value),
+                    "inherit": lambda: handle.value,
+                    "name": lambda: None,
+                    "number": lambda: handle.value,
+                }[way]()
+            )
             there, here = _There(other), _Bytes(memory)
             here.write(pattern(1))
             assert there.read() == pattern(1)
@@ -321,28 +362,27 @@ def test_with_objects(gpu: extmem.Device, way: str, name: str) -> None:
 
 
 @nt_forms
-def test_the_exporter_is_freed_first(form: Form) -> None:
-    with Rig("embedded") as rig:
-        exported = rig.allocate(VISIBLE, export=form)
-        handle = exported.export_win32(form)
-        arguments = {"form": asdict(form), "passport": exported.passport.json()}
-        with second.start(import_it, **arguments) as other:
-            other.send([other.give(handle), None])
-            there = _There(other)
-            exported.write(pattern(1))
-            exported.free()
-            assert there.read() == pattern(1)
-            # The handle here still is the same payload.
-            again = rig.import_win32(handle, exported.passport, form)
-            win32.CloseHandle(handle)
-            prove_same(again, there)
-            there.end()
+def test_the_exporter_is_freed_first(rig: Rig, form: Form) -> None:
+    exported = rig.allocate(VISIBLE, export=form)
+    handle = exported.export_win32(form)
+    arguments = {"driver": rig.driver, "form": asdict(form), "passport": exported.passport.json()}
+    with second.start(import_it, **arguments) as other:
+        other.send([other.give(handle), None])
+        there = _There(other)
+        exported.write(pattern(1))
+        exported.free()
+        assert there.read() == pattern(1)
+        # The handle here still is the same payload.
+        again = rig.import_win32(handle, exported.passport, form)
+        win32.CloseHandle(handle)
+        prove_same(again, there)
+        there.end()
 
 
 @nt_forms
 def test_the_exporter_is_killed(rig: Rig, form: Form, name: str) -> None:
     named = None if form.nv else name
-    with second.start(export_and_wait, form=asdict(form), name=named) as other:
+    with second.start(export_and_wait, driver=rig.driver, form=asdict(form), name=named) as other:
         (handle, packed), _ = other.receive()
         passport = Passport(**packed)
         imported = rig.import_win32(handle, passport, form)
@@ -363,7 +403,7 @@ def test_the_exporter_is_killed(rig: Rig, form: Form, name: str) -> None:
 
 @kmt_forms
 def test_the_owner_of_a_number_is_killed(rig: Rig, form: Form) -> None:
-    with second.start(export_and_wait, form=asdict(form), name=None) as other:
+    with second.start(export_and_wait, driver=rig.driver, form=asdict(form), name=None) as other:
         (number, packed), _ = other.receive()
         passport = Passport(**packed)
         imported = rig.import_win32(number, passport, form)
@@ -382,36 +422,43 @@ def test_the_owner_of_a_number_is_killed(rig: Rig, form: Form) -> None:
     ("descriptor", "checked", "unchecked"),
     [
         (EVERYONE, "imported", "imported"),
-        ("D:(A;;GRGW;;;WD)", "imported", "imported"),
+        (READS_AND_WRITES, "imported", "imported"),
         (NOBODY, [NAME_REFUSED], "VK_ERROR_INVALID_EXTERNAL_HANDLE"),
         ("D:(D;;GA;;;WD)(A;;GA;;;WD)", [NAME_REFUSED], "VK_ERROR_INVALID_EXTERNAL_HANDLE"),
     ],
     ids=["everyone", "read_write", "nobody", "denied"],
 )
 def test_who_may_open_a_name(
-    rig: Rig, name: str, descriptor: str, checked: Any, unchecked: str
+    rig: Rig,
+    name: str,
+    descriptor: str,
+    checked: Any,
+    unchecked: str,
 ) -> None:
     terms = KHR_NT.terms(READ | WRITE, win32.security_attributes(descriptor), name)
     exported = rig.allocate(VISIBLE, export=KHR_NT, also=terms)
     handle = exported.export_win32(KHR_NT)
-    found = second.run(import_by_name, name=name, passport=exported.passport.json())
-    assert found == [checked, unchecked]
-    # A duplicate needs nobody's leave: it was given by who has a handle.
-    with far.rig("embedded") as there:
-        prove_same(exported, there.import_win32(handle, exported.passport, KHR_NT))
-    win32.CloseHandle(handle)
+    arguments = {"driver": rig.driver, "passport": exported.passport.json()}
+    try:
+        # A duplicate needs nobody's leave: it was given by who has a handle.
+        with far.rig(rig.driver) as there:
+            prove_same(exported, there.import_win32(handle, exported.passport, KHR_NT))
+        assert second.run(import_by_name, name=name, **arguments) == [checked, unchecked]
+    finally:
+        win32.CloseHandle(handle)
 
 
 # -- reading alone --------------------------------------------------------------------------------
 
 
+@restrictable
 @nt_forms
 @pytest.mark.parametrize("narrowed", ["by_export", "by_duplicate"])
 def test_a_reader_reads_and_cannot_write(rig: Rig, form: Form, narrowed: str) -> None:
     terms = form.terms(READ if narrowed == "by_export" else READ | WRITE)
     exported = rig.allocate(ON_QUEUES, export=form, also=terms)
     handle = exported.export_win32(form)
-    arguments = {"form": asdict(form), "passport": exported.passport.json()}
+    arguments = {"driver": rig.driver, "form": asdict(form), "passport": exported.passport.json()}
     with second.start(try_to_write, **arguments) as other:
         other.send(other.give(handle, READ if narrowed == "by_duplicate" else None))
         win32.CloseHandle(handle)
@@ -428,27 +475,29 @@ def test_a_reader_reads_and_cannot_write(rig: Rig, form: Form, narrowed: str) ->
         other.result()
 
 
+@restrictable
 @nt_forms
 def test_a_reader_s_mapping_is_read_only(rig: Rig, form: Form) -> None:
     exported = rig.allocate(VISIBLE, export=form, also=form.terms(READ))
     exported.write(pattern(1))
     handle = exported.export_win32(form)
-    arguments = {"form": asdict(form), "passport": exported.passport.json()}
+    arguments = {"driver": rig.driver, "form": asdict(form), "passport": exported.passport.json()}
     with second.start(map_it, **arguments) as other:
         other.send(other.give(handle))
         win32.CloseHandle(handle)
-        read_only, said, seen, protected = other.result()
+        read_only, said, seen, writable = other.result()
     assert read_only
     assert "read-only" in said
     assert bytes.fromhex(seen) == pattern(1)[:4]
-    assert protected == PAGE_READONLY  # the kernel's word, not Python's
+    assert not writable  # the kernel's word, not Python's
 
 
+@restrictable
 def test_a_name_for_readers(rig: Rig, name: str) -> None:
     terms = KHR_NT.terms(READ | WRITE, win32.security_attributes("D:(A;;GR;;;WD)"), name)
     exported = rig.allocate(ON_QUEUES, export=KHR_NT, also=terms)
     handle = exported.export_win32(KHR_NT)
-    with far.rig("embedded") as there:
+    with far.rig(rig.driver) as there:
         imported = there.import_win32(None, exported.passport, KHR_NT, name=name)
         exported.write(pattern(1))
         assert imported.read() == pattern(1)
@@ -456,3 +505,30 @@ def test_a_name_for_readers(rig: Rig, name: str) -> None:
             imported.fill(7)
         assert exported.read() == pattern(1)
     win32.CloseHandle(handle)
+
+
+# -- what a driver's descriptor cannot do ---------------------------------------------------------
+
+
+@pytest.fixture
+def bridged(gpu: extmem.Device) -> extmem.Device:
+    """A device whose Windows handles stand for its driver's descriptors."""
+    if gpu.driver == "embedded":
+        driver_cannot("its handles can be restricted to reading")
+    if not gpu.physical.can_export("opaque_win32"):
+        driver_cannot("no opaque_win32")
+    return gpu
+
+
+def test_a_descriptor_is_not_restricted_to_reading(bridged: extmem.Device, name: str) -> None:
+    for named in ({}, {"name": name}):
+        with pytest.raises((Unsupported, DriverError)):
+            bridged.allocate(SIZE, export="opaque_win32", access="read", **named)
+    # The refused one has left no name.
+    with bridged.allocate(SIZE, export="opaque_win32", access="write", name=name):
+        pass
+
+
+def test_the_refusal_says_what_cannot_be(bridged: extmem.Device) -> None:
+    with pytest.raises(Unsupported, match="reading"):
+        bridged.allocate(SIZE, export="opaque_win32", access="read")
