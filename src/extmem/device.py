@@ -14,9 +14,10 @@ from typing import Any, Self
 from extmem import copying, vk
 from extmem.capabilities import USAGE, PhysicalDevice
 from extmem.drivers.driver import Stamps
-from extmem.errors import ClosedError, Unsupported, ViewsAlive
+from extmem.errors import ClosedError, DriverError, Unsupported, ViewsAlive
 from extmem.handle_types import HandleType, memory_type
 from extmem.handle_types import memory_type as memory_type_of
+from extmem.handles import nt_lookup
 from extmem.handles.handle import Handle, caller
 from extmem.handles.kernel import ACCESS_ALL, ACCESS_READ, ACCESS_WRITE
 from extmem.handles.security import security_attributes
@@ -157,11 +158,22 @@ class Device:
             terms = vk.VkExportMemoryWin32HandleInfoKHR(
                 name=name, dwAccess=_access(access), pAttributes=_attributes(security)
             )
-        made = self._allocate(size, types, None, terms, memory, dedicated, None)
-        _stamp(made)
-        if name is not None:
-            # Some drivers give the name with the first handle only, and a peer may ask for it now.
-            made.export("opaque_win32").close()
+        made = None
+        try:
+            made = self._allocate(size, types, None, terms, memory, dedicated, None)
+            _stamp(made)
+            if name is not None:
+                # Some drivers give the name with the first handle, and a peer may ask for it now.
+                made.export("opaque_win32").close()
+        except BaseException as error:
+            if made is not None:
+                made.close()
+            # A result of Vulkan's cannot say that a name is taken.
+            if name and isinstance(error, DriverError):
+                raise DriverError(
+                    error.result, error.call, nt_lookup.why_not_given(name) or error.hint
+                ) from None
+            raise
         return made
 
     def import_memory(
@@ -211,10 +223,8 @@ class Device:
             memory_type=memory_type,
             dedicated=dedicated,
         )
-        if known.size is None and name is not None:
-            # Nobody holds the name, or nothing lies with it: the rules know which, and say it.
-            named = vk.VkImportMemoryWin32HandleInfoKHR(handleType=source.bit, name=name)
-            self._import(replace(known, size=1), source, named).close()
+        if known.size is None and known.refused:
+            known = replace(known, size=1)  # the rules know what is wrong there, and say it
         if known.size is None:
             raise ValueError(
                 f"pass size= or passport=: {source.name} does not tell its size, and a bare handle "

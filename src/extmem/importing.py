@@ -26,6 +26,7 @@ class Told:
     memory_type: str | int | None
     dedicated: bool | None
     passport: Passport | None
+    refused: bool = False  # the driver knows that no memory of its own is behind the handle or name
 
 
 def place_of(physical: PhysicalDevice) -> Place:
@@ -101,7 +102,8 @@ def told(
             bool(origin.dedicated) if dedicated is None and origin.by_vulkan else dedicated,
             None,
         )
-    return Told(size, None, memory_type, dedicated, None)
+    refused = origin is not None and not origin.types
+    return Told(size, None, memory_type, dedicated, None, refused)
 
 
 def _usable(passport: Passport) -> int:

@@ -12,6 +12,7 @@ import pytest
 import extmem
 from extmem import PassportError
 from extmem.share.passport import Passport
+from tests.support.strict import driver_cannot
 
 SIZE = 10_000  # no multiple of anything that a driver rounds to
 BY_WINDOWS = ["opaque_win32", "opaque_win32_kmt"]
@@ -129,6 +130,24 @@ def test_an_import_passes_on_what_it_was_told(gpu: extmem.Device) -> None:
         assert again.passport == handle.passport
 
 
-def test_a_name_that_nobody_holds_is_said_to_be_one(gpu: extmem.Device) -> None:
-    with pytest.raises(extmem.RuleViolation, match="no object of that name"):
-        gpu.import_memory(name="Local\\extmem-test-nobody")
+def test_a_name_that_nobody_holds_is_said_to_be_one(driver: str) -> None:
+    with extmem.open_device(driver=driver) as gpu:
+        if not gpu.physical.can_import("opaque_win32"):
+            driver_cannot("it has no Windows handles")
+        with pytest.raises(extmem.RuleViolation, match="no object of that name"):
+            gpu.import_memory(name="Local\\extmem-test-nobody")
+
+
+def test_a_name_that_is_taken_leaves_nothing_behind(gpu: extmem.Device, driver: str) -> None:
+    """The counting around every test sees what would be left: memory, handles, descriptors."""
+    name = f"Local\\extmem-test-{secrets.token_hex(8)}"
+    with (
+        extmem.open_device(driver=driver) as other,
+        gpu.allocate(SIZE, export="opaque_win32", name=name),
+    ):
+        if not other.physical.can_export("opaque_win32"):
+            driver_cannot("it has no Windows handles")
+        with pytest.raises(extmem.DriverError, match=name.removeprefix("Local\\")):
+            other.allocate(SIZE, export="opaque_win32", name=name)
+        assert not list(other._children)
+        other.allocate(SIZE, export="opaque_win32", name=name + "2").close()

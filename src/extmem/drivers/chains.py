@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from extmem.drivers.driver import Command
 from extmem.vk._base import Structure
 
-__all__ = ["Exchange", "followers", "rebuilt"]
+__all__ = ["Exchange", "asked_before", "followers", "rebuilt"]
 
 # What takes the place of a structure: another one, or None for nothing.
 Exchange = Callable[[Any], Structure | None]
@@ -49,3 +50,17 @@ def rebuilt(head: Any, exchanges: Mapping[type, Exchange], added: Iterable[Struc
     for item, follower in zip(after, [*after[1:], None], strict=True):
         item.pNext = follower
     return after[0]
+
+
+def asked_before(below: Command, exchanges: Mapping[type, Exchange]) -> Command:
+    """A command that asks what a resource would need, from a create info within its own."""
+
+    def requirements(device: int, info: Any, *rest: Any) -> None:
+        if info.pCreateInfo:
+            copy = type(info).from_buffer_copy(info)
+            copy.pNext = info.pNext
+            copy.pCreateInfo = rebuilt(info.pCreateInfo.contents, exchanges)
+            info = copy
+        below(device, info, *rest)
+
+    return requirements

@@ -6,10 +6,20 @@ from collections.abc import Callable, Iterable, Sequence
 from ctypes import c_uint32
 from typing import Any
 
+from extmem.drivers.driver import Command, Driver
 from extmem.vk import _constants as c
+from extmem.vk import _prototypes as p
 from extmem.vk import _structures as s
 
-__all__ = ["Ask", "enabled", "lengthened", "offered", "with_extensions"]
+__all__ = [
+    "Ask",
+    "enabled",
+    "longer_list",
+    "offered",
+    "offered_by",
+    "with_extensions",
+    "without",
+]
 
 # A two-call enumeration of extensions whose other arguments are given: ask(count, array or None).
 Ask = Callable[[Any, Any], int]
@@ -31,7 +41,9 @@ def offered(ask: Ask) -> tuple[int, dict[str, int]]:
             return result, {each.extensionName: each.specVersion for each in found}
 
 
-def lengthened(ask: Ask, more: Callable[[set[str]], dict[str, int]], count: Any, array: Any) -> int:
+def _lengthened(
+    ask: Ask, more: Callable[[set[str]], dict[str, int]], count: Any, array: Any
+) -> int:
     """Answer the same two-call enumeration with more extensions: their versions by name."""
     result, found = offered(ask)
     if result:
@@ -46,6 +58,27 @@ def lengthened(ask: Ask, more: Callable[[set[str]], dict[str, int]], count: Any,
         array[index].specVersion = version
     count.value = written
     return 0 if written == len(found) else _INCOMPLETE
+
+
+def offered_by(driver: Driver, instance: int, physical: int) -> tuple[int, dict[str, int]]:
+    """What a driver offers for a physical device: the result, and versions by name."""
+    prototype = p.vkEnumerateDeviceExtensionProperties
+    listing = driver.instance_command(instance, prototype, prototype.name)
+    if listing is None:
+        return 0, {}
+    return offered(lambda *rest: int(listing(physical, None, *rest)))
+
+
+def longer_list(below: Command, more: Callable[[set[str]], dict[str, int]]) -> Command:
+    """The command that lists extensions, of an instance or a device, with more of them."""
+
+    def enumerate_extensions(*asked: Any) -> int:
+        *first, layer, count, array = asked  # a physical device's has that in front
+        if layer is not None:
+            return int(below(*asked))
+        return _lengthened(lambda *rest: int(below(*first, None, *rest)), more, count, array)
+
+    return enumerate_extensions
 
 
 def enabled(info: Any) -> list[str]:

@@ -16,13 +16,20 @@ itself, nothing happens here.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from ctypes import addressof, memmove, sizeof
 from typing import Any
 
-from extmem.drivers.chains import Exchange, followers, rebuilt
+from extmem.drivers.chains import Exchange, asked_before, followers, rebuilt
 from extmem.drivers.driver import Command, Driver, HandleOrigin, Provenance, Stamps
-from extmem.drivers.extensions import enabled, lengthened, offered, with_extensions, without
+from extmem.drivers.extensions import (
+    enabled,
+    longer_list,
+    offered,
+    offered_by,
+    with_extensions,
+    without,
+)
 from extmem.handle_types import MEMORY_NV, core_of
 from extmem.handles.kernel import ACCESS_READ, ACCESS_WRITE
 from extmem.handles.system import kernel
@@ -191,7 +198,7 @@ class NvByKhr:
         return repr(self.below)
 
     def carries(self, instance: int, physical: int) -> Mapping[str, str]:
-        result, own = self._own_extensions(instance, physical)
+        result, own = offered_by(self.below, instance, physical)
         more = _more_of_devices(set(own)) if result == 0 else {}
         return {**self.below.carries(instance, physical), **{x: _CARRIED[x][-1] for x in more}}
 
@@ -221,7 +228,7 @@ class NvByKhr:
         if below is None:
             return None
         if spelling == "vkEnumerateInstanceExtensionProperties":
-            return _longer_list(below, _more_of_instances)
+            return longer_list(below, _more_of_instances)
         if spelling == "vkCreateInstance":
             return self._create_instance(below)
         return below
@@ -253,7 +260,7 @@ class NvByKhr:
         if below is None:
             return None
         if spelling == "vkEnumerateDeviceExtensionProperties":
-            return _longer_list(below, _more_of_devices)
+            return longer_list(below, _more_of_devices)
         if spelling == "vkCreateDevice":
             return self._create_device(instance, below)
         return below
@@ -293,20 +300,12 @@ class NvByKhr:
 
     # -- devices --------------------------------------------------------------------------------
 
-    def _own_extensions(self, instance: int, physical: int) -> tuple[int, dict[str, int]]:
-        """What the driver below offers for a device."""
-        prototype = p.vkEnumerateDeviceExtensionProperties
-        listing = self.below.instance_command(instance, prototype, prototype.name)
-        if listing is None:
-            return 0, {}
-        return offered(lambda *rest: int(listing(physical, None, *rest)))
-
     def _create_device(self, instance: int, below: Command) -> Command:
         def create_device(physical: int, info: Any, allocator: Any, box: Any) -> int:
             wanted = enabled(info)
             if not any(each in _CARRIED for each in wanted):
                 return int(below(physical, info, None, box))
-            result, found = self._own_extensions(instance, physical)
+            result, found = offered_by(self.below, instance, physical)
             if result:
                 return result
             more = _more_of_devices(set(found))
@@ -338,7 +337,7 @@ class NvByKhr:
         if spelling in ("vkCreateImage", "vkCreateBuffer"):
             return _create(below, resources)
         if spelling.startswith("vkGetDevice") and "Requirements" in spelling:
-            return _needs(below, resources)
+            return asked_before(below, resources)
         if spelling == "vkFreeMemory":
             return self._free(below)
         if spelling == "vkDestroyDevice":
@@ -389,16 +388,6 @@ class NvByKhr:
 # -- commands that need no memory of their own ----------------------------------------------------
 
 
-def _longer_list(below: Command, more: Callable[[set[str]], dict[str, int]]) -> Command:
-    def enumerate_extensions(*asked: Any) -> int:
-        *first, layer, count, array = asked  # a physical device's has that in front
-        if layer is not None:
-            return int(below(*asked))
-        return lengthened(lambda *rest: int(below(*first, None, *rest)), more, count, array)
-
-    return enumerate_extensions
-
-
 def _allocate(below: Command, exchanges: Mapping[type, Exchange]) -> Command:
     def allocate(device: int, info: Any, allocator: Any, box: Any) -> int:
         return int(below(device, rebuilt(info, exchanges, _terms(info)), None, box))
@@ -411,18 +400,6 @@ def _create(below: Command, exchanges: Mapping[type, Exchange]) -> Command:
         return int(below(device, rebuilt(info, exchanges), None, box))
 
     return create
-
-
-def _needs(below: Command, exchanges: Mapping[type, Exchange]) -> Command:
-    def requirements(device: int, info: Any, *rest: Any) -> None:
-        if info.pCreateInfo:
-            copy = type(info).from_buffer_copy(info)
-            copy.pNext = info.pNext
-            copy.pCreateInfo = rebuilt(info.pCreateInfo.contents, exchanges)
-            info = copy
-        below(device, info, *rest)
-
-    return requirements
 
 
 def _give_duplicate(handle: int, box: Any) -> int:

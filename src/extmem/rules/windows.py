@@ -108,16 +108,19 @@ def unfit_handle(
 
 def unfit_name(call: Call, handle_type: int, name: str) -> Unfit | None:
     """Why a name cannot be imported as a core type; None if it may be."""
-    # Other drivers name objects that only they can open; for those the driver is the judge.
-    if _expected_object(call) is not None:
-        problem = nt_lookup.why_not_by_name(name)
-        if problem is not None:
-            return Unfit(
-                f"is {name!r}: {problem}.",
-                "The exporter must hold an NT handle of it open (a name ends with the last), in "
-                "the same session.",
-            )
+    # Other drivers name objects that only they can open; for those the driver is the judge, unless
+    # it knows that nothing of its own is there: then it shares through the directory.
+    kind = _expected_object(call)
     origin = call.asked.origin_of(handle_type, 0, name)
+    if kind is None and origin is not None and not origin.types:
+        kind = "Memory"
+    problem = nt_lookup.why_not_by_name(name, kind) if kind is not None else None
+    if problem is not None:
+        return Unfit(
+            f"is {name!r}: {problem}.",
+            "The exporter must hold an NT handle of it open (a name ends with the last), in the "
+            "same session.",
+        )
     return _unlike(origin, handle_type, f"is {name!r}", False)
 
 

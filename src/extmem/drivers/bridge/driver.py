@@ -14,9 +14,15 @@ from typing import Any
 from extmem.drivers.bridge import memories, questions, resources
 from extmem.drivers.bridge.memories import Memories, Resource
 from extmem.drivers.bridge.types import KHR_FD, KHR_WIN32
-from extmem.drivers.chains import rebuilt
+from extmem.drivers.chains import asked_before, rebuilt
 from extmem.drivers.driver import Command, Driver, HandleOrigin
-from extmem.drivers.extensions import enabled, lengthened, offered, with_extensions, without
+from extmem.drivers.extensions import (
+    enabled,
+    longer_list,
+    offered_by,
+    with_extensions,
+    without,
+)
 from extmem.share.passport import Place
 from extmem.vk import _constants as c
 from extmem.vk import _prototypes as p
@@ -62,7 +68,7 @@ class Bridge:
         return repr(self.below)
 
     def carries(self, instance: int, physical: int) -> Mapping[str, str]:
-        result, own = self._own_extensions(instance, physical)
+        result, own = offered_by(self.below, instance, physical)
         more = _more(set(own)) if result == 0 else {}
         return {**self.below.carries(instance, physical), **{name: KHR_FD for name in more}}
 
@@ -98,7 +104,7 @@ class Bridge:
         if below is None:
             return None
         if spelling == "vkEnumerateDeviceExtensionProperties":
-            return self._device_extensions(below)
+            return longer_list(below, _more)
         if spelling == "vkCreateDevice":
             return self._create_device(instance, below)
         if spelling.startswith("vkGetPhysicalDeviceExternalBufferProperties"):
@@ -126,27 +132,12 @@ class Bridge:
 
     # -- devices --------------------------------------------------------------------------------
 
-    def _own_extensions(self, instance: int, physical: int) -> tuple[int, dict[str, int]]:
-        prototype = p.vkEnumerateDeviceExtensionProperties
-        listing = self.below.instance_command(instance, prototype, prototype.name)
-        if listing is None:
-            return 0, {}
-        return offered(lambda *rest: int(listing(physical, None, *rest)))
-
-    def _device_extensions(self, below: Command) -> Command:
-        def enumerate_extensions(physical: int, layer: Any, count: Any, array: Any) -> int:
-            if layer is not None:
-                return int(below(physical, layer, count, array))
-            return lengthened(lambda *rest: int(below(physical, None, *rest)), _more, count, array)
-
-        return enumerate_extensions
-
     def _create_device(self, instance: int, below: Command) -> Command:
         def create_device(physical: int, info: Any, allocator: Any, box: Any) -> int:
             wanted = enabled(info)
             if KHR_WIN32 not in wanted:
                 return int(below(physical, info, None, box))
-            result, own = self._own_extensions(instance, physical)
+            result, own = offered_by(self.below, instance, physical)
             if result:
                 return result
             if KHR_WIN32 in own:  # the driver's own, whatever system this is
@@ -222,15 +213,7 @@ def _destroy(below: Command, bridged: _Bridged) -> Command:
 
 
 def _needs(below: Command, bridged: _Bridged) -> Command:
-    def requirements(device: int, info: Any, *rest: Any) -> None:
-        if info.pCreateInfo:
-            copy = type(info).from_buffer_copy(info)
-            copy.pNext = info.pNext
-            copy.pCreateInfo = rebuilt(info.pCreateInfo.contents, resources.EXCHANGES)
-            info = copy
-        below(device, info, *rest)
-
-    return requirements
+    return asked_before(below, resources.EXCHANGES)
 
 
 def _allocate(below: Command, bridged: _Bridged) -> Command:
