@@ -27,7 +27,16 @@ from typing import Any, Protocol, runtime_checkable
 
 from extmem.vk._prototype import Prototype
 
-__all__ = ["Command", "Driver", "HandleOrigin", "Provenance", "ReadOnlyImports", "Stamps"]
+__all__ = [
+    "Command",
+    "Driver",
+    "HandleOrigin",
+    "Provenance",
+    "ReadOnlyImports",
+    "Stamps",
+    "SyncOrigin",
+    "SyncProvenance",
+]
 
 Command = Callable[..., Any]
 
@@ -101,6 +110,40 @@ class Provenance(Protocol):
         """Equal for resources that were created identically, in every process.
 
         kind: "VkBuffer" or "VkImage"
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncOrigin:
+    """What is known of the semaphore or fence behind a handle, a KMT number or a name.
+
+    Whatever is None is not known, and not checked.
+    """
+
+    object: str  # "semaphore", "fence", or "" where it is neither of this driver's
+    types: int  # handle types of that object that it goes by, a mask; 0: none
+    stale: bool = False  # a number whose owner is gone
+    device: bytes | None = None  # deviceUUID and driverUUID of its maker
+    driver: bytes | None = None
+    timeline: bool | None = None  # of semaphores: a timeline, else binary
+    flags: int | None = None  # that it was created with
+
+
+@runtime_checkable
+class SyncProvenance(Protocol):
+    """A driver that can tell where handles of semaphores and fences come from.
+
+    As `Provenance`: no side effect, no exception, and it says what it knows.
+    """
+
+    def sync_origin_of(
+        self, object: str, handle_type: int, handle: int, name: str | None
+    ) -> SyncOrigin | None:
+        """What is behind a handle, a number or a descriptor of this process, or behind a name.
+
+        object: "semaphore" or "fence": whose handle type it is
+        handle_type: one type of that object; says what `handle` is
+        handle: 0 where the name counts
         """
 
 
