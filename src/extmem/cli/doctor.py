@@ -55,6 +55,7 @@ def _table() -> tuple[tuple[str, Check], ...]:
         ("folder", directory.folder),
         ("files", directory.files),
         ("service", directory.service),
+        ("elsewhere", directory.elsewhere),
         ("descriptors", system.descriptors),
         ("proc", system.proc),
         ("memfd", system.memfds),

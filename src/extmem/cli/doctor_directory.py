@@ -13,12 +13,13 @@ from pathlib import Path
 from extmem.cli.findings import Finding, note, ok, problem
 from extmem.cli.words import duration
 from extmem.handles.directory.client import running
-from extmem.handles.directory.folder import VARIABLE, where
+from extmem.handles.directory.folder import VARIABLE, others, where
+from extmem.handles.winerror import NO_SYSTEM_RESOURCES, code_of
 
 if sys.platform == "win32":
     raise ImportError("Windows has handles of its own; the directory is for Linux")
 
-__all__ = ["files", "folder", "service"]
+__all__ = ["elsewhere", "files", "folder", "service"]
 
 _SOCKET, _LOCK, _LOG = "directory.sock", "directory.lock", "directory.log"
 _TAIL = 64 * 1024  # bytes of the log that are read
@@ -190,7 +191,11 @@ def service() -> Iterator[Finding]:
     try:
         kernel = running()
     except OSError as error:
-        yield _silent(str(error.strerror))
+        if code_of(error) == NO_SYSTEM_RESOURCES:  # it runs, and answers that
+            sentence = str(error.strerror)
+            yield problem(f"{sentence[:1].upper()}{sentence[1:]}.", _FEWER, running=True)
+        else:
+            yield _silent(str(error.strerror))
         return
     if kernel is None:
         yield ok("No directory runs; the first program that shares starts one.", running=False)
@@ -230,15 +235,54 @@ def service() -> Iterator[Finding]:
         yield ok(f"It has {', '.join(used)} (with this look at it).")
 
 
-def _silent(why: str) -> Finding:
-    """A service that does not answer as it should."""
-    folder, hung = os.fsencode(where()), []
+def elsewhere() -> Iterator[Finding]:
+    """Directories and folders of this user that programs of other sessions use, or used."""
+    ours, alone, live = where(), True, _services()
+    for process_id, folder in sorted(live.items()):
+        if folder != ours:
+            alone = False
+            yield note(
+                f"Another directory of this user runs as process {process_id}, in {folder}; "
+                f"programs that use it do not share with those that use {ours}.",
+                f"Where they are to share, set {VARIABLE} to one folder for all of them.",
+                process_id=process_id,
+                path=str(folder),
+            )
+    for path in others():
+        if path not in live.values() and (path / _SOCKET).is_socket():
+            alone = False
+            yield note(
+                f"The folder {path}, which other sessions of this user choose, has the socket of a "
+                "directory that was killed.",
+                "Nothing has to be done: the next program there replaces it. To be rid of it now: "
+                f"rm {shlex.quote(str(path / _SOCKET))}.",
+                path=str(path),
+            )
+    if alone:
+        yield ok("No other directory of this user runs or was left behind.")
+
+
+def _services() -> dict[int, Path]:
+    """This user's directories: their processes and folders."""
+    found = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
-            if b"extmem.handles.directory" in words and folder in words:
-                state = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-                hung.append((int(entry.name), state))
+            if not entry.name.isdigit() or entry.stat().st_uid != os.geteuid():
+                continue
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"extmem.handles.directory" in words[:-2]:  # LISTENER FOLDER, and an end
+                found[int(entry.name)] = Path(os.fsdecode(words[-2]))
+    return found
+
+
+def _silent(why: str) -> Finding:
+    """A service that does not answer as it should."""
+    hung = []
+    for number, folder in _services().items():
+        with contextlib.suppress(OSError):
+            if folder == where():
+                text = Path(f"/proc/{number}/stat").read_text(errors="replace")
+                hung.append((number, text.rpartition(")")[2].split()[0]))
     remedy = "Ask again when the machine has less to do."
     if hung:
         process_id, state = hung[0]
@@ -262,4 +306,5 @@ def _left() -> Iterator[Finding]:
         )
 
 
+_FEWER = "End programs that share, or raise the hard limit of descriptors (ulimit -Hn)."
 _MORE = "See who has them: extmem list. Close some, or raise the hard limit (ulimit -Hn)."

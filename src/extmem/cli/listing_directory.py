@@ -8,7 +8,7 @@ from typing import Any
 from extmem.errors import PassportError
 from extmem.handles.directory.client import running
 from extmem.handles.directory.protocol import Holding, Listed
-from extmem.share.passport import Passport
+from extmem.share.passport import Passport, any_passport
 
 if sys.platform == "win32":
     raise ImportError("Windows has handles of its own; the directory is for Linux")
@@ -61,16 +61,17 @@ def _stated(data: bytes) -> dict[str, Any]:
     passport, state = None, "none"
     if data:
         try:
-            passport, state = Passport.decode(data), "read"
+            passport, state = any_passport(data), "read"
         except PassportError:
             state = "unreadable"
     place = None if passport is None else passport.place
     exporter = None if passport is None else passport.exporter
+    memory = passport if isinstance(passport, Passport) else None
     return {
         "passport": state,
         "handle_type": passport and passport.handle_type,
-        "allocation_size": None if passport is None else passport.allocation_size,
-        "memory_type": None if passport is None else passport.memory_type,
+        "allocation_size": None if memory is None else memory.allocation_size,
+        "memory_type": None if memory is None else memory.memory_type,
         "device_name": place and place.device_name,
         "device_uuid": place and place.device_uuid.hex(),
         "exporter": exporter and {"process_id": exporter.process_id, "program": exporter.name},

@@ -80,6 +80,13 @@ class Kernel(Protocol):
     def close(self, handle: int) -> None:
         """CloseHandle. OSError 6 if it is not open."""
 
+    def let_go(self, handle: int) -> None:
+        """Close a handle that this package opened for itself.
+
+        That it is gone already, because the directory that had it ended, is no error: there is
+        nothing left to close, and whatever else is to be cleaned up must not wait for it.
+        """
+
     def duplicate(
         self,
         handle: int,
@@ -104,7 +111,19 @@ class Kernel(Protocol):
     def set_flags(self, handle: int, mask: int, flags: int) -> None:
         """SetHandleInformation."""
 
-    # -- processes ------------------------------------------------------------------------------
+    # -- processes and the kernel itself --------------------------------------------------------
+
+    @property
+    def epoch(self) -> bytes:
+        """Which life of the kernel was met last: the directory can end, and another one begin,
+        which has none of its handles and names. Windows has one life.
+        """
+
+    @property
+    def lost(self) -> str:
+        """Why handles and names that this process counts on may not be there, beside what each
+        error says: the directory that had them ended, or they were not inherited. "" if nothing is.
+        """
 
     def current_process(self) -> int:
         """GetCurrentProcess: the pseudo-handle, which needs no closing."""

@@ -120,6 +120,8 @@ class NtKernel:
         """CloseHandle."""
         require(self._call.CloseHandle(number(handle)), f"cannot close handle {handle:#x}")
 
+    let_go = close
+
     def duplicate(
         self,
         handle: int,
@@ -221,6 +223,16 @@ class NtKernel:
         """SetHandleInformation."""
         done = self._call.SetHandleInformation(number(handle), mask, flags)
         require(done, f"cannot set the flags of handle {handle:#x}")
+
+    @property
+    def epoch(self) -> bytes:
+        """One life, which this process does not survive."""
+        return b""
+
+    @property
+    def lost(self) -> str:
+        """Nothing ever is."""
+        return ""
 
     def current_process(self) -> int:
         """The pseudo-handle of this process."""

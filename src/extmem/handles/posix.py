@@ -8,9 +8,25 @@ import os
 import stat
 import sys
 
-__all__ = ["close", "close_if_same", "describe", "duplicate", "identity", "is_open", "set_private"]
+__all__ = [
+    "close",
+    "close_if_same",
+    "describe",
+    "duplicate",
+    "identity",
+    "is_open",
+    "no_memory",
+    "set_private",
+    "size_of",
+]
 
 Identity = tuple[int, int]
+
+# What drivers' memory comes as.
+_MEMORY = ("memfd", "dma-buf", "device")
+# Character devices that are no GPU: /dev/null and /dev/zero, terminals.
+_OTHER_DEVICES = {1: "a memory device such as /dev/zero", 4: "a terminal", 5: "a terminal"}
+_OTHER_DEVICES |= dict.fromkeys(range(136, 144), "a terminal")
 
 
 def duplicate(fd: int) -> int:
@@ -100,3 +116,34 @@ def describe(fd: int) -> str:
     if target.startswith("anon_inode:"):
         return target.removeprefix("anon_inode:").strip("[]")
     return "file" if stat.S_ISREG(mode) else "other"
+
+
+def no_memory(kind: str, major: int, wanted: tuple[str, ...] = _MEMORY) -> str | None:
+    """What a descriptor is that can be no memory of a driver; None if it may be.
+
+    kind: as `describe` says
+    major: of a device, whose driver answers it
+    wanted: the kinds that it may be of
+
+    >>> no_memory("device", 1)
+    'a memory device such as /dev/zero, not memory of a device'
+    """
+    if kind == "device" and major in _OTHER_DEVICES:
+        return f"{_OTHER_DEVICES[major]}, not memory of a device"
+    return None if kind in wanted else f"a {kind}, not a {' or '.join(wanted)}"
+
+
+def size_of(fd: int) -> int | None:
+    """Bytes behind a descriptor of memory; None where its kind does not tell.
+
+    Whoever else has the file may shorten it at any time, unless it is sealed.
+    """
+    kind = describe(fd)
+    if kind == "memfd":
+        return os.fstat(fd).st_size
+    if kind == "dma-buf":  # which has a size at its end alone, and no position
+        try:
+            return os.lseek(fd, 0, os.SEEK_END)
+        except OSError:
+            return None
+    return None

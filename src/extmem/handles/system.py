@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-import functools
+import os
 import sys
+import threading
 
 from extmem.handles.kernel import Directory, Kernel
 
 __all__ = ["directory", "kernel"]
 
+_making = threading.Lock()
+_made: list[Kernel] = []  # the one, once there is one
 
-@functools.cache
+if hasattr(
+    os, "register_at_fork"
+):  # a child must not find the lock taken by a thread that it lacks
+    os.register_at_fork(
+        before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release
+    )
+
+
 def kernel() -> Kernel:
-    """The one of this process, always the same.
+    """The one of this process, always the same, whichever thread is the first to ask: a client of
+    the directory knows its own views alone.
 
     >>> handle = kernel().create_section(4096)
     >>> kernel().info(handle).type_name
     'Section'
     >>> kernel().close(handle)
     """
+    if not _made:
+        with _making:
+            if not _made:
+                _made.append(_make())
+    return _made[0]
+
+
+def _make() -> Kernel:
     if sys.platform == "win32":
         from extmem.handles.nt import NtKernel
 

@@ -7,15 +7,20 @@ and some take any file that can be mapped. What this process itself exported is 
 
 from __future__ import annotations
 
+import os
+
 from extmem.handle_types import names_of
 from extmem.rules.allocate import is_multi_instance
 from extmem.rules.engine import Call, Findings, Site, rule
-from extmem.rules.export import offered
+from extmem.rules.export import dedicated_resource, offered
 from extmem.vk import _constants as c
 from extmem.vk._base import Structure
 from extmem.vk.queries import Descriptor
 from extmem.vk.record import made_with
 from extmem.world import Origin, payloads
+
+if os.name != "nt":
+    from extmem.handles import posix
 
 _IMPORT = "VkImportMemoryFdInfoKHR"
 _OPAQUE = int(c.VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD_BIT)
@@ -24,9 +29,6 @@ _IMPORTABLE = int(c.VK_EXTERNAL_MEMORY_FEATURE_IMPORTABLE_BIT)
 _DEVICE_MASK = int(c.VK_MEMORY_ALLOCATE_DEVICE_MASK_BIT)
 
 _SHAREABLE = {_OPAQUE: ("memfd", "dma-buf", "device"), _DMA_BUF: ("dma-buf",)}
-# Character devices that are no GPU: /dev/null and /dev/zero, terminals.
-_OTHER_DEVICES = {1: "a memory device such as /dev/zero", 4: "a terminal", 5: "a terminal"}
-_OTHER_DEVICES |= dict.fromkeys(range(136, 144), "a terminal")
 
 
 def _name(handle_type: int) -> str:
@@ -118,13 +120,8 @@ def _unfit(call: Call, fd: int, handle_type: int) -> str | None:
     seen = call.asked.descriptor(fd)
     if seen is None:
         return f"is {fd}, which is not open in this process."
-    kind = seen.kind
-    if kind == "device" and seen.major in _OTHER_DEVICES:
-        return f"is {fd}, {_OTHER_DEVICES[seen.major]}, not memory of a device."
-    if kind not in _SHAREABLE[handle_type]:
-        wanted = " or ".join(_SHAREABLE[handle_type])
-        return f"is {fd}, which is a {kind}; {_name(handle_type)} is a {wanted}."
-    return None
+    other = posix.no_memory(seen.kind, seen.major, _SHAREABLE[handle_type])
+    return None if other is None else f"is {fd}, {other}, as {_name(handle_type)} is."
 
 
 @rule("VUID-VkImportMemoryFdInfoKHR-handleType-00670", stage="os")
@@ -360,4 +357,27 @@ def _dedicated_alike(call: Call, site: Site, kind: str, member: str) -> Findings
         member,
         f"was created with another {', '.join(differing)} than the exporter's.",
         f"Create both with the same Vk{member.capitalize()}CreateInfo.",
+    )
+
+
+@rule("VUID-VkMemoryDedicatedAllocateInfo-image-01878", stage="os", at="VkMemoryAllocateInfo")
+def a_dedicated_image_to_be_imported_for(call: Call, site: Site) -> Findings:
+    yield from _not_dedicated(call, site, "VkImage", "image")
+
+
+@rule("VUID-VkMemoryDedicatedAllocateInfo-buffer-01879", stage="os", at="VkMemoryAllocateInfo")
+def a_dedicated_buffer_to_be_imported_for(call: Call, site: Site) -> Findings:
+    yield from _not_dedicated(call, site, "VkBuffer", "buffer")
+
+
+def _not_dedicated(call: Call, site: Site, kind: str, member: str) -> Findings:
+    """What was exported from a dedicated allocation is imported as one."""
+    known = _opaque(call, site.chain)
+    if known is None or known.dedicated != kind or dedicated_resource(site.chain)[1]:
+        return
+    yield site.broken(
+        "pNext",
+        f"dedicates it to nothing, but fd {site.chain[_IMPORT].fd} was exported from memory that "
+        f"is dedicated to {'an' if member == 'image' else 'a'} {member}.",
+        f"Create an identical {member}, and chain VkMemoryDedicatedAllocateInfo with it.",
     )

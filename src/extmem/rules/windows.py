@@ -11,6 +11,7 @@ from typing import NamedTuple
 from extmem.drivers.driver import HandleOrigin
 from extmem.handle_types import MEMORY, MEMORY_NV, core_of, names_of
 from extmem.handles import nt_lookup
+from extmem.handles.system import kernel
 from extmem.rules.engine import Call
 from extmem.vk._base import Structure
 
@@ -19,6 +20,9 @@ __all__ = [
     "KMT",
     "NT",
     "OPAQUE",
+    "OPEN_THAT",
+    "OTHER_DRIVER",
+    "TRY_AGAIN",
     "WINDOWS",
     "Imported",
     "Unfit",
@@ -35,6 +39,11 @@ WINDOWS = NT | KMT
 OPAQUE = sum(each.bit for each in MEMORY if each.opaque) & WINDOWS
 # NV's bits are other numbers for the same things.
 CORE_OF = {each.bit: core_of(each).bit for each in MEMORY_NV}
+
+# Words that rules on other objects use too.
+OTHER_DRIVER = "another driver or device shares"
+OPEN_THAT = "Open the device of the one who shares it: open_device(driver=...)."
+TRY_AGAIN = "Mend that, and import it again."
 
 _INVALID = (1 << 64) - 1  # INVALID_HANDLE_VALUE
 
@@ -63,10 +72,10 @@ def unfit_nt(handle: int, expected: str | None) -> str | None:
     if handle in (_INVALID, -1):
         return "is INVALID_HANDLE_VALUE."
     found = nt_lookup.describe(handle)
-    if found is None:
-        return f"is {handle:#x}, which is no open handle of this process."
-    if expected is not None and found != expected:
-        return f"is {handle:#x}, a handle of a {found}, not of memory."
+    if found.kind is None:
+        return f"is {handle:#x}, which {found.why_not}."
+    if expected is not None and found.kind != expected:
+        return f"is {handle:#x}, a handle of a {found.kind}, not of memory."
     return None
 
 
@@ -116,6 +125,10 @@ def unfit_name(call: Call, handle_type: int, name: str) -> Unfit | None:
         kind = "Memory"
     problem = nt_lookup.why_not_by_name(name, kind) if kind is not None else None
     if problem is not None:
+        assert kind is not None
+        other = nt_lookup.by_another_driver(name, kind)
+        if other is not None:
+            return Unfit(f"is {name!r}, which {OTHER_DRIVER} ({other}, not {kind}).", OPEN_THAT)
         return Unfit(
             f"is {name!r}: {problem}.",
             "The exporter must hold an NT handle of it open (a name ends with the last), in the "
@@ -129,8 +142,13 @@ def _unlike(
 ) -> Unfit | None:
     if origin is None:
         return None
+    if origin.stale or not origin.types:  # or it is the system that knows of nothing now
+        problem = nt_lookup.out_of_order()
+        if problem is not None:
+            return Unfit(f"{subject}, of which nothing is known: {problem}.", TRY_AGAIN)
     if origin.stale or (handle_type & KMT and not origin.types):
-        return Unfit(f"{subject}, a number that no living memory goes by.", _KMT_REMEDY)
+        lost = f"; {kernel().lost}" if kernel().lost else ""
+        return Unfit(f"{subject}, a number that no living memory goes by{lost}.", _KMT_REMEDY)
     if not origin.types:
         return Unfit(
             f"{subject}, which is no memory that was shared through this driver.",

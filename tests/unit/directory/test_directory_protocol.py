@@ -89,6 +89,16 @@ def test_what_is_no_request(kernel: DirectoryKernel, dial: Any, wrong: bytes) ->
     assert kernel.count_handles() == 0
 
 
+@pytest.mark.parametrize("decode", [p.decode_request, p.decode_reply])
+def test_what_is_said_of_it_is_one_short_line(decode: Any) -> None:
+    for kind in ("CountHandles", "Done"):
+        for more in ("a\nb", "\x1b[2J", "x" * 60_000):
+            with pytest.raises(p.Malformed) as refused:
+                decode(packed({"type": kind, more: 1}))
+            assert str(refused.value).isprintable()
+            assert len(str(refused.value)) < 400
+
+
 def test_a_name_that_is_none(kernel: DirectoryKernel, dial: Any) -> None:
     sock = dial()
     for name in (b"", b"Global\\", b"a\\b"):

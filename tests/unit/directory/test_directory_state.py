@@ -12,8 +12,9 @@ from dataclasses import replace
 import pytest
 
 from extmem.handles import memfd
-from extmem.handles.access import MAXIMUM_ALLOWED
-from extmem.handles.directory.accounts import Account
+from extmem.handles.access import MAXIMUM_ALLOWED, MEMORY, SECTION, SECTION_FULL, Kind
+from extmem.handles.directory.accounts import Account, Record
+from extmem.handles.directory.items import Borrowed
 from extmem.handles.directory.limits import Limits
 from extmem.handles.directory.state import THIS_PROCESS, State
 from extmem.handles.kernel import ACCESS_ALL, ACCESS_READ, ACCESS_WRITE
@@ -385,3 +386,59 @@ def test_this_process(state: State, first: Account) -> None:
     real = state.duplicate(first, THIS_PROCESS, None, False)
     assert state.same_object(first, real, home(state, first, first))
     assert state.info(first, real).type_name == "Process"
+
+
+# -- what another user lends -----------------------------------------------------------------------
+
+
+def lent(kind: Kind, name: str, size: int) -> Borrowed:
+    """What user 1001's directory calls its object 9, with a descriptor that reads and one that
+    writes.
+    """
+    item = Borrowed(kind, name, 1001, size)
+    item.key = (1001, bytes(16), 9)
+    item.adopt(memfd.make(size), memfd.make(size))
+    return item
+
+
+def borrow(state: State, account: Account, item: Borrowed) -> int:
+    try:
+        record = Record(item, account, item.size, b"", 3)
+        return state.borrow(account, item, SECTION_FULL, record)
+    finally:
+        if not item.handles:
+            item.end()
+
+
+def test_what_was_lent_twice_is_one_object(state: State, first: Account) -> None:
+    handles = [borrow(state, first, lent(SECTION, "Global\\x", 2 * PAGE)) for _ in range(2)]
+    assert state.same_object(first, *handles)
+    assert len(state) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "size"),
+    [
+        (SECTION, "Global\\x", PAGE),  # who maps two pages of it would die of the second
+        (SECTION, "Global\\y", 2 * PAGE),
+        (MEMORY, "Global\\x", 2 * PAGE),
+    ],
+)
+def test_what_was_lent_does_not_become_another(
+    state: State, first: Account, kind: Kind, name: str, size: int
+) -> None:
+    handle = borrow(state, first, lent(SECTION, "Global\\x", 2 * PAGE))
+    with refuses(5, "says now that it is another"):
+        borrow(state, first, lent(kind, name, size))
+    for write in (False, True):
+        with fetched(state, first, handle, write) as fd:
+            assert os.fstat(fd).st_size == 2 * PAGE
+
+
+def test_what_drivers_share_is_lent_as_one_descriptor(state: State, first: Account) -> None:
+    item = Borrowed(MEMORY, "Global\\x", 1001, PAGE)
+    item.adopt(memfd.make(PAGE), None)
+    handle = borrow(state, first, item)
+    for write in (None, False, True):
+        with fetched(state, first, handle, write) as fd:
+            os.pwrite(fd, b"x", 0)

@@ -35,12 +35,15 @@ from extmem.handles.directory import starting
 from extmem.handles.directory.folder import Folder
 from extmem.handles.directory.service import Service
 def spawn(folder, listener):
-    if os.fork() == 0:
+    listener = os.dup(listener)  # the one that was given is kept from children
+    if os.fork():
+        os.close(listener)
+    else:
         nothing = os.open("/dev/null", os.O_RDWR)
         for number in range(3):
             os.dup2(nothing, number)
         try:
-            Service(Folder.open(folder.path), socket.socket(fileno=os.dup(listener)), 60.0).run()
+            Service(Folder.open(folder.path), socket.socket(fileno=listener), 60.0).run()
         finally:
             os._exit(0)
 starting._spawn = spawn
@@ -194,6 +197,28 @@ def test_what_was_lent_outlives_the_lender(kernel: DirectoryKernel, other_user: 
         kernel.open_section("Global\\x")
 
 
+_USE_MEMORY = """
+while True:
+    handle = kernel.open_named(input(), "Memory", ACCESS_ALL)
+    fd = kernel.descriptor(handle)
+    os.pwrite(fd, b"seven", 0)
+    os.close(fd)
+    kernel.close(handle)
+    print("written", flush=True)
+"""
+
+
+def test_what_a_driver_shares_is_used_by_another_user(
+    kernel: DirectoryKernel, other_user: As
+) -> None:
+    fd = os.memfd_create("x", os.MFD_CLOEXEC)
+    handle = kernel.share(fd, "Memory", name="Global\\x", security=Security(EVERYONE))
+    assert other_user(NOBODY, _USE_MEMORY).ask("Global\\x") == "written"
+    assert os.pread(fd, 9, 0) == b"seven"
+    kernel.close(handle)
+    os.close(fd)
+
+
 def test_the_same_name_from_two_users(kernel: DirectoryKernel, other_user: As) -> None:
     first, second = other_user(NOBODY, _MAKE), other_user(SOMEBODY, _MAKE)
     assert first.ask("Global\\x") == "1"
@@ -298,6 +323,23 @@ def test_a_directory_that_lies(
     with _impostor(f"{place.prefix}-{os.geteuid()}", lie), pytest.raises(OSError, match=": "):
         use()
     assert kernel.status().counts["guests"] == 0
+
+
+def test_what_is_no_request_ends_the_connection_after_others_were_asked(
+    place: Place, kernel: DirectoryKernel
+) -> None:
+    kernel.count_handles()
+    with (
+        _impostor(f"{place.prefix}-{os.geteuid()}", p.Failed(2, 2, "none")),
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as hostile,
+    ):
+        hostile.settimeout(5)
+        hostile.connect(str(place.folder / "directory.sock"))
+        p.send(hostile, p.Hello(p.VERSION))
+        p.receive(hostile)
+        p.send(hostile, p.CreateSection(PAGE, b"Global\\x", 0, b"\xff", False, b""))
+        assert hostile.recv(100) == b""
+    assert kernel.listing() == []
 
 
 def test_who_claims_to_be_somebody_else(place: Place, kernel: DirectoryKernel) -> None:

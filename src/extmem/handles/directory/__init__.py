@@ -3,6 +3,10 @@
 The service keeps a handle table for each process of its user, one namespace, access rights and the
 descriptors behind them. It starts with the first use and leaves when nobody needs it.
 
+What a process has ends with its program: with the process, and when `execve` puts another program
+into it, which closes its connections and says Hello anew with a number of its own. Until the new
+program does that, the directory sees a process that goes on, and keeps what the old one had.
+
     folder.py      where it lives: one folder, which is the user's alone
     protocol.py    what is said, and how much of it
     limits.py      how much one client may have, and all of them

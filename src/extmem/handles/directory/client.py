@@ -6,8 +6,10 @@ import errno
 import logging
 import operator
 import os
+import re
 import sys
 import threading
+import weakref
 from socket import socket
 from typing import Self, TypeVar
 
@@ -29,6 +31,9 @@ INHERIT = "EXTMEM_INHERIT"  # a token, in the environment of a child
 _THIS_PROCESS = (-1, (1 << 64) - 1)  # the pseudo-handle, as Python's or C's number
 _NO_MEMORY = {errno.ENOMEM, errno.EINVAL, errno.EOVERFLOW, errno.EAGAIN}
 _LOST = {winerror.FILE_NOT_FOUND, winerror.INVALID_HANDLE}
+_NO_TOKEN = {winerror.ACCESS_DENIED, winerror.INVALID_HANDLE}  # what a claim is refused with
+_TOKEN = re.compile("[0-9a-f]{32}")
+_REMEDY = "a token is for one child: call win32.child_environment() for each"
 
 T = TypeVar("T", bound=p.Message)
 
@@ -40,13 +45,20 @@ class DirectoryKernel:
     """
 
     def __init__(self) -> None:
-        self._pid = 0  # this process, once it has a connection
+        self._pid = 0  # this process, once it begins to connect
         self._lock = threading.RLock()
         self._busy = False  # the connection is waiting for a reply
         self._connection: socket | None = None
         self._epoch = b""
         self._ended = 0  # how many directories ended while this process used them
+        self._not_inherited = ""  # why the token of this process did not work, if it had one
         self._views: dict[int, int] = {}  # sizes by address
+        _clients.add(self)
+
+    def __del__(self) -> None:
+        connection = getattr(self, "_connection", None)
+        if connection is not None:  # at the end of the process, whatever is taken apart first
+            connection.close()
 
     # -- sections -------------------------------------------------------------------------------
 
@@ -156,6 +168,19 @@ class DirectoryKernel:
         """Close a handle. The pseudo-handle of this process stays."""
         self._ask(p.Close(_value(handle)), p.Done)
 
+    def let_go(self, handle: int) -> None:
+        """Close a handle of our own; with a directory that ended it is gone, and that is all."""
+        try:
+            self.close(handle)
+        except OSError as error:
+            code = winerror.code_of(error)
+            if code == winerror.INVALID_HANDLE and self._ended:
+                log.info("handle %#x went with its directory", handle)
+            elif code == winerror.SERVER_UNAVAILABLE:  # it goes with this process, if it is there
+                log.warning("handle %#x is left behind: %s", handle, error)
+            else:
+                raise
+
     def duplicate(
         self,
         handle: int,
@@ -236,6 +261,15 @@ class DirectoryKernel:
         """Which life of the directory was met last; b"" if none was."""
         return self._epoch
 
+    @property
+    def lost(self) -> str:
+        """Why handles and names that this process counts on may not be there; "" if nothing is."""
+        ended = (
+            "the directory ended once while this process used it, and what it had is gone: make "
+            "and share the objects again"
+        )
+        return "; ".join(filter(None, (ended if self._ended else "", self._not_inherited)))
+
     def disconnect(self) -> None:
         """Close the connection until the next call. Handles stay as long as this process."""
         self._refuse_forked()
@@ -293,8 +327,8 @@ class DirectoryKernel:
             except starting.Ended:
                 raise self._lost() from None
             except OSError as error:
-                if self._ended and winerror.code_of(error) in _LOST:
-                    self._explain(error)
+                if winerror.code_of(error) in _LOST and self.lost:
+                    error.strerror = f"{error.strerror}; {self.lost}"
                 raise
 
     def _exchange_on_main(self, request: p.Message, fd: int | None) -> tuple[p.Reply, int | None]:
@@ -325,13 +359,40 @@ class DirectoryKernel:
         return made
 
     def _connect(self) -> socket:
-        token = os.environ.pop(INHERIT, None)  # it works once, and is not for our own children
-        connection, welcome = starting.connect(token)
+        before, self._pid = self._pid, os.getpid()  # a child that is forked meanwhile is told so
+        try:
+            connection, welcome = self._greeted()
+        except BaseException:
+            self._pid = before
+            raise
         if self._epoch and welcome.epoch != self._epoch:
             self._ended = max(self._ended, 1)
         self._epoch = welcome.epoch
-        self._pid = os.getpid()
         return connection
+
+    def _greeted(self) -> tuple[socket, p.Welcome]:
+        """A connection, with what this process inherits. What is wrong with its token is said once,
+        and again beside each handle that is not open.
+        """
+        token = os.environ.get(INHERIT) or None
+        try:
+            if token is not None and not _TOKEN.fullmatch(token):
+                why = f"it is {token[:40]!r}, and a token has 32 hexadecimal digits; {_REMEDY}"
+                raise failure(
+                    winerror.ACCESS_DENIED, f"cannot inherit the handles of {INHERIT}", why
+                )
+            greeted = starting.connect(token)
+        except OSError as error:
+            if token is not None and winerror.code_of(error) in _NO_TOKEN:
+                os.environ.pop(INHERIT, None)
+                self._not_inherited = str(error.strerror)
+                log.error("%s", error.strerror)
+            raise
+        # It works once, and is not for our own children. Where the directory could not be reached,
+        # it is there for the next time.
+        if token is not None:
+            os.environ.pop(INHERIT, None)
+        return greeted
 
     def _lost(self) -> OSError:
         self._ended += 1
@@ -344,11 +405,24 @@ class DirectoryKernel:
             "make and share the objects again",
         )
 
-    def _explain(self, error: OSError) -> None:
-        error.strerror = (
-            f"{error.strerror}; the directory ended once while this process used it, and what it "
-            "had is gone: make and share the objects again"
-        )
+    def _after_fork(self) -> None:
+        """In a child: whoever held the lock is not there, and the connection is the parent's."""
+        self._lock = threading.RLock()
+        self._busy = False
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()  # so that it ends with the parent's program
+
+
+_clients: weakref.WeakSet[DirectoryKernel] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def running() -> DirectoryKernel | None:

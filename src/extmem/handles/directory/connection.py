@@ -7,10 +7,12 @@ import os
 import socket
 import sys
 
+from extmem.handles import winerror
 from extmem.handles.directory import protocol
 from extmem.handles.directory.accounts import Account
 from extmem.handles.directory.processes import Peer
 from extmem.handles.directory.protocol import Malformed, Message, Request, Share
+from extmem.handles.winerror import failure
 
 if sys.platform == "win32":
     raise ImportError("Windows has handles of its own; the directory is for Linux")
@@ -30,6 +32,7 @@ class Connection:
         self.account: Account | None = None  # once it has said hello, or borrowed something
         self.borrowed: int | None = None  # a guest's one handle
         self.closed = False
+        self.refusal: OSError | None = None  # what it is told to its first request, which is all
 
     def read(self) -> tuple[Request, int | None] | None:
         """The next request, and its descriptor, which is the caller's; None when there is none.
@@ -56,7 +59,14 @@ class Connection:
     def reply(self, message: Message, fd: int | None = None) -> None:
         """Answer, and close the descriptor. ConnectionError if the peer does not read."""
         try:
-            protocol.send(self.sock, message, fd)
+            try:
+                protocol.send(self.sock, message, fd)
+            except OSError:
+                raise
+            except Exception:  # it cannot be packed; who waits for it is not to wait for ever
+                log.exception("a mistake in the directory, in its reply to %s", self)
+                error = failure(winerror.INTERNAL_ERROR, "cannot answer this")
+                protocol.send(self.sock, protocol.failed(error))
         except BlockingIOError:
             raise ConnectionAbortedError("it does not read its replies") from None
         finally:

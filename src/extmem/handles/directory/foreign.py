@@ -243,7 +243,7 @@ def install(answer: Answer, request: p.OpenNamed, maker: Account, asked: str) ->
     kind = items.kind_of(request.kind, asked)
     wanted = items.bits_of(kind, request.access)
     access = reply.access if wanted & MAXIMUM_ALLOWED else wanted & reply.access
-    if reply.kind != request.kind or (wanted & ~MAXIMUM_ALLOWED & ~access):
+    if reply.kind != request.kind or not access or (wanted & ~MAXIMUM_ALLOWED & ~access):
         raise failure(winerror.ACCESS_DENIED, asked, f"user {answer.uid} lent something else")
     for fd, write in ((answer.reads, False), (answer.writes, True)):
         if fd is None:

@@ -93,6 +93,9 @@ class GlobalNames:
                     fd = None
             except OSError as error:
                 reply, out = p.failed(error), None
+            except p.Malformed as error:
+                self._service.end(connection, str(error))
+                return
             except Exception:
                 log.exception("a mistake in the directory, while it served %s", connection)
                 reply, out = p.failed(failure(winerror.INTERNAL_ERROR, "cannot serve this")), None

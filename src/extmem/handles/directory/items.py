@@ -116,9 +116,8 @@ def fetch(item: KernelObject, access: int, write: bool | None, asked: str) -> in
         if isinstance(item, Shared):
             return memfd.again(item.fd, write=True)
         if isinstance(item, Borrowed):
-            fd = item.writes if write else item.reads
-            if fd is None:
-                fd = item.writes if item.kind is not SECTION else None
+            # Of what drivers share there is one descriptor, for all that can be done with it.
+            fd = item.writes if write and item.kind is SECTION else item.reads
             if fd is None:
                 why = f"user {item.lender}, whose it is, did not grant that"
                 raise failure(winerror.ACCESS_DENIED, asked, why)

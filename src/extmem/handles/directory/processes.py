@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import functools
+import hashlib
 import logging
 import os
 import select
@@ -16,7 +19,7 @@ from extmem.handles.sddl import User
 if sys.platform == "win32":
     raise ImportError("Windows has handles of its own; the directory is for Linux")
 
-__all__ = ["Peer", "Watched", "command_of", "peer_of"]
+__all__ = ["Peer", "Watched", "command_of", "hung_up", "peer_of", "program"]
 
 log = logging.getLogger("extmem.directory")
 
@@ -43,6 +46,33 @@ def peer_of(connection: socket.socket) -> Peer:
     except OSError as error:  # before Linux 4.13, or more than 256 groups
         log.info("the groups of process %d are not known: %s", process_id, error)
     return Peer(process_id, User(uid, frozenset((gid, *groups))))
+
+
+def hung_up(connection: socket.socket) -> bool:
+    """Whether nobody is at the other end any more, also where something is left to read."""
+    poll = select.poll()
+    poll.register(connection, 0)  # which a hang-up is told to all the same
+    return bool(poll.poll(0))
+
+
+_AT_RANDOM = 25  # of the auxiliary vector: 16 bytes that the kernel draws for each program
+
+
+@functools.cache
+def program() -> bytes:
+    """What this process runs: the same until it ends or becomes another by `execve`.
+
+    b"" where the system does not tell. A hash, because the bytes themselves guard the stack.
+    """
+    try:
+        ask = ctypes.CDLL(None).getauxval
+    except (OSError, AttributeError):
+        return b""
+    ask.restype, ask.argtypes = ctypes.c_ulong, (ctypes.c_ulong,)
+    address = ask(_AT_RANDOM)
+    if not address:
+        return b""
+    return hashlib.blake2b(ctypes.string_at(address, 16), digest_size=16).digest()
 
 
 def command_of(process_id: int) -> str:

@@ -8,6 +8,7 @@ Unicode (names may have lone surrogates) goes as bytes.
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 import sys
@@ -16,6 +17,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from extmem.errors import plain
 from extmem.handles import winerror
 from extmem.handles.sddl import LONGEST
 from extmem.handles.winerror import failure
@@ -25,7 +27,7 @@ if sys.platform == "win32":
 
 __all__ = ["Malformed", "Reply", "Request", "decode_reply", "decode_request", "receive", "send"]
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_PACKET: Final = 64 * 1024
 MAX_PASSPORT: Final = 16 * 1024
 MAX_DESCRIPTOR: Final = 16 * 1024  # of SDDL, in bytes
@@ -60,6 +62,7 @@ class Hello(Message):
 
     version: int
     token: Word | None = None  # of inheritance
+    program: Annotated[bytes, Meta(max_length=16)] = b""  # what `execve` makes another; b"": any
 
 
 class CreateSection(Message):
@@ -298,7 +301,7 @@ def decode_request(packet: bytes) -> Request:
     try:
         return _requests.decode(packet)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise Malformed(f"this is no request: {error}") from None
+        raise Malformed(f"this is no request: {plain(error)}") from None
 
 
 def decode_reply(packet: bytes) -> Reply:
@@ -306,7 +309,7 @@ def decode_reply(packet: bytes) -> Reply:
     try:
         return _replies.decode(packet)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise Malformed(f"this is no reply: {error}") from None
+        raise Malformed(f"this is no reply: {plain(error)}") from None
 
 
 def pack_text(text: str) -> bytes:
@@ -355,7 +358,8 @@ def send(connection: socket.socket, message: Message, fd: int | None = None) -> 
 def receive(connection: socket.socket) -> tuple[bytes, int | None]:
     """The next packet and its descriptor, which is the caller's. b"" when the peer is gone.
 
-    Malformed if there was more than a packet may have; nothing of it stays open then.
+    Malformed if there was more than a packet may have; nothing of it stays open then. OSError
+    (EMFILE) if the descriptor that came could not be had; the next packet is whole again.
     """
     packet, extra, flags, _ = connection.recvmsg(MAX_PACKET, _ROOM, socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
@@ -365,6 +369,8 @@ def receive(connection: socket.socket) -> tuple[bytes, int | None]:
     wrong = ""
     if flags & socket.MSG_TRUNC:
         wrong = f"a packet is larger than {MAX_PACKET} bytes"
+    elif flags & socket.MSG_CTRUNC and not fds:  # there was room for one here, but no number
+        raise OSError(errno.EMFILE, "no descriptor is left for the one that came")
     elif flags & socket.MSG_CTRUNC or len(fds) > 1:
         wrong = "a packet has more than one descriptor"
     elif fds and not packet:

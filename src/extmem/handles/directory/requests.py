@@ -128,8 +128,9 @@ def find(state: State, name: str) -> Answer:
     found = state.names.find(name)
     if found is None:
         raise failure(winerror.FILE_NOT_FOUND, f"cannot find {name!r}")
-    maker = state.records[found.identity].maker
-    return p.Holder(maker.process_id, maker.command), None
+    record = state.records[found.identity]
+    holder = record.holder(state.accounts) or record.maker
+    return p.Holder(holder.process_id, holder.command), None
 
 
 def borrow(state: State, account: Account, request: p.Borrow) -> tuple[int, p.Borrowed, int | None]:

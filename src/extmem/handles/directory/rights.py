@@ -26,8 +26,12 @@ def granted(item: KernelObject, bits: int, user: User, asked: str) -> int:
     """The rights that were asked for, if the object admits this user with them."""
     allowed = item.security.allowed(user, item.kind)
     sealed = isinstance(item, Section) and item.sealed
-    if bits & MAXIMUM_ALLOWED:
+    maximum = bits & MAXIMUM_ALLOWED
+    if maximum:
         bits = bits & ~MAXIMUM_ALLOWED | allowed & ~(SECTION_MAP_WRITE if sealed else 0)
+    if not bits and (maximum or not allowed):
+        # A handle without rights would keep the name, and tell what lies beside the object.
+        raise failure(winerror.ACCESS_DENIED, asked, "its security allows this user nothing")
     if bits & ~allowed:
         why = f"its security allows the rights {allowed:#x}, and {bits:#x} was asked for"
         raise failure(winerror.ACCESS_DENIED, asked, why)

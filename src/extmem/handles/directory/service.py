@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import heapq
 import itertools
@@ -25,7 +26,8 @@ from extmem.handles.directory.connection import Connection
 from extmem.handles.directory.folder import Folder
 from extmem.handles.directory.global_names import GlobalNames
 from extmem.handles.directory.limits import Limits, too_many, within
-from extmem.handles.directory.processes import Watched, command_of, peer_of
+from extmem.handles.directory.processes import Watched, command_of, hung_up, peer_of
+from extmem.handles.directory.rights import no_pages
 from extmem.handles.directory.state import State
 from extmem.handles.sddl import User
 from extmem.handles.winerror import failure
@@ -39,6 +41,7 @@ log = logging.getLogger("extmem.directory")
 
 _AT_ONCE = 16  # connections that are accepted before others get their turn
 _POLL = 0.5  # seconds between two looks at processes that have no pidfd
+_REFUSED = 16  # connections that are refused and may still ask, to be told why
 _PAUSE = 0.1  # seconds without accepting, when no descriptor is left
 
 
@@ -59,6 +62,7 @@ class Service:
         self._listener = listener
         self._selector = selectors.DefaultSelector()
         self._connections: set[Connection] = set()
+        self._refused: set[Connection] = set()  # whose first request is waited for
         self._of_users: Counter[int] = Counter()  # guests, by uid
         self._watched: dict[int, tuple[Watched, Account]] = {}  # by process id
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -79,19 +83,24 @@ class Service:
         log.info("the directory of user %d begins: process %d", self.uid, os.getpid())
         try:
             while not self._left:
-                ready = self._selector.select(self._patience())
-                if len(ready) > 1:  # processes that ended first: others see it from then on
-                    ready.sort(key=lambda each: isinstance(each[0].fileobj, socket.socket))
-                for key, _ in ready:
-                    # One that was closed meanwhile is not called, nor one that took its number.
-                    if self._selector.get_map().get(key.fd) is key:
-                        self._call(key.data)
-                self._run_timers()
+                self.turn(self._patience())
         finally:
             self._remove_socket()
             self._listener.close()
             self._global.close()
             log.info("the directory ends")
+
+    def turn(self, patience: float) -> bool:
+        """Serve whoever wants something; whether somebody did. Waits `patience` seconds for it."""
+        ready = self._selector.select(patience)
+        if len(ready) > 1:  # processes that ended first: others see it from then on
+            ready.sort(key=lambda each: isinstance(each[0].fileobj, socket.socket))
+        for key, _ in ready:
+            # One that was closed meanwhile is not called, nor one that took its number.
+            if self._selector.get_map().get(key.fd) is key:
+                self._call(key.data)
+        self._run_timers()
+        return bool(ready)
 
     def at(self, seconds: float, call: Callable[[], None]) -> None:
         """Call something later."""
@@ -178,14 +187,18 @@ class Service:
                 return
             sock.setblocking(False)
             connection = Connection(sock, peer_of(sock), guest)
-            refusal = self._refusal(connection)
-            if refusal is not None:
+            refusal = connection.refusal = self._refusal(connection)
+            if refusal is None:
+                self._connections.add(connection)
+                self._of_users[connection.peer.user.uid] += guest
+            else:
                 log.warning("%s is refused: %s", connection, refusal)
-                self._tell(connection, refusal)
-                sock.close()
-                continue
-            self._connections.add(connection)
-            self._of_users[connection.peer.user.uid] += guest
+                if guest or len(self._refused) >= _REFUSED:
+                    self._tell(connection, refusal)
+                    sock.close()
+                    continue
+                # Closed with its first request unread, it would be told of a reset and no reason.
+                self._refused.add(connection)
             self.watch(sock, partial(self.read, connection))
             self.at(self.state.limits.silent_seconds, partial(self._refuse_silent, connection))
 
@@ -221,6 +234,7 @@ class Service:
             log.warning("the connection of %s is closed: %s", connection, why)
         self.unwatch(connection.sock)
         connection.close()
+        self._refused.discard(connection)
         self._connections.discard(connection)
         self._of_users[connection.peer.user.uid] -= connection.guest
         account = connection.account
@@ -246,8 +260,15 @@ class Service:
         """Serve the next request of a connection."""
         try:
             read = connection.read()
-            if read is not None:
-                self._serve(connection, *read)
+            if read is None:
+                return
+            if connection.refusal is not None:
+                if read[1] is not None:
+                    os.close(read[1])
+                connection.reply(p.failed(connection.refusal))
+                self.end(connection, "")
+                return
+            self._serve(connection, *read)
         except p.Malformed as error:
             self.end(connection, str(error))
         except ConnectionResetError:
@@ -255,7 +276,12 @@ class Service:
         except ConnectionError as error:
             self.end(connection, str(error))
         except OSError as error:
-            self.end(connection, str(error))
+            if error.errno != errno.EMFILE:
+                self.end(connection, str(error))
+                return
+            # The descriptor of a request had no room here, and what it was for is not known.
+            log.warning("a descriptor of %s could not be taken: %s", connection, error)
+            self._tell(connection, no_pages(error, "cannot take the descriptor that was sent"))
 
     def _serve(self, connection: Connection, request: p.Request, fd: int | None) -> None:
         """Answer a request, or ask others first. The descriptor is taken, or closed."""
@@ -303,6 +329,11 @@ class Service:
             raise failure(winerror.NOT_SUPPORTED, asked, why)
         peer = connection.peer
         account = self._account_of(peer.process_id, asked, connection.sock)
+        if self._was_replaced(account, request.program):
+            log.info("%s runs another program now", account)
+            self._process_ended(peer.process_id)  # to all who had to do with what it ran
+            account = self._account_of(peer.process_id, asked, connection.sock)
+        account.program = account.program or request.program
         if account.connections >= self.state.limits.connections:
             limit = self.state.limits.connections
             raise too_many(asked, f"connections of {account}", limit)
@@ -312,6 +343,17 @@ class Service:
         if request.token is not None:
             self.state.claim(account, request.token)
         return p.Welcome(self.state.epoch, os.getpid())
+
+    def _was_replaced(self, account: Account, program: bytes) -> bool:
+        """Whether a process that says Hello runs another program than the one with its handles:
+        `execve` leaves its number, and none of what it had open.
+        """
+        if not program or account.program in (b"", program):
+            return False
+        for each in [each for each in self._connections if each.account is account]:
+            if not hung_up(each.sock):
+                return False  # two programs in one process, and both are there
+        return True
 
     def _for_guest(self, connection: Connection, request: p.Request) -> requests.Answer:
         """For another user's directory."""
@@ -344,6 +386,9 @@ class Service:
         self, process_id: int, asked: str, connection: socket.socket | None = None
     ) -> Account:
         """The account of a running process of this user, a new one if it has none."""
+        if process_id == os.getpid() and connection is None:
+            # Handles of it, and those that are put into it, would keep it for ever.
+            raise failure(winerror.ACCESS_DENIED, asked, "it is the directory itself")
         known = self._watched.get(process_id)
         if known is not None:
             if known[0].runs():
@@ -425,7 +470,7 @@ class Service:
             time.monotonic() - self.since,
             counts,
             {key: float(value) for key, value in asdict(state.limits).items()},
-            str(self.folder.path),
+            os.fsencode(self.folder.path).decode("utf-8", "backslashreplace"),
         )
 
 

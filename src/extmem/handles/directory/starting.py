@@ -7,6 +7,7 @@ nobody ever meets a service that is not listening yet: connections wait until it
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -15,13 +16,14 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import extmem
 from extmem.handles import winerror
 from extmem.handles.directory import protocol as p
-from extmem.handles.directory.folder import Folder, where
-from extmem.handles.directory.processes import peer_of
+from extmem.handles.directory.folder import Folder, unusable, where
+from extmem.handles.directory.processes import peer_of, program
 from extmem.handles.winerror import failure
 
 if sys.platform == "win32":
@@ -46,14 +48,13 @@ class Ended(Exception):
 
 def connect(token: str | None) -> tuple[socket.socket, p.Welcome]:
     """A connection that has said hello. OSError 1722 if there is none to be had."""
-    try:
-        folder = Folder.open(where())
-    except OSError as error:
-        raise failure(winerror.SERVER_UNAVAILABLE, ASKED, str(error)) from None
-    with folder:
+    with _said_why(), Folder.open(where()) as folder:
         until = time.monotonic() + _PATIENCE
+        started = False
         for turn in range(_TRIES):
-            sock = _dial(folder) or _start(folder, until)
+            sock = _dial(folder)
+            if sock is None:
+                started, sock = True, _start(folder, until)
             try:
                 return sock, _greet(sock, token)
             except Ended:  # it was leaving at that moment
@@ -62,30 +63,49 @@ def connect(token: str | None) -> tuple[socket.socket, p.Welcome]:
             except BaseException:
                 sock.close()
                 raise
-        why = f"it ends as soon as it is started; its log is {folder.log}: {_tail(folder.log)}"
-        raise failure(winerror.SERVER_UNAVAILABLE, ASKED, why)
+        raise _ends(folder, started)
 
 
 def running() -> tuple[socket.socket, p.Welcome] | None:
     """A connection to the service that runs; None if none does. Nothing is made or started."""
-    try:
-        folder = Folder.open(where(), make=False)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise failure(winerror.SERVER_UNAVAILABLE, ASKED, str(error)) from None
-    with folder:
-        sock = _dial(folder)
-        if sock is None:
-            return None
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_said_why())
         try:
-            return sock, _greet(sock, None)
-        except Ended:  # it was leaving at that moment
-            sock.close()
+            folder = stack.enter_context(Folder.open(where(), make=False))
+        except FileNotFoundError:
             return None
-        except BaseException:
-            sock.close()
+        for turn in range(_TRIES):
+            sock = _dial(folder)
+            if sock is None:
+                return None
+            try:
+                return sock, _greet(sock, None)
+            except Ended:  # it was leaving at that moment; the next one is told that it has left
+                sock.close()
+                time.sleep(0.01 * turn)
+            except BaseException:
+                sock.close()
+                raise
+        raise _ends(folder, started=False)
+
+
+def _ends(folder: Folder, started: bool) -> OSError:
+    what = "ends as soon as it is started" if started else "closes every connection unasked"
+    why = f"it {what}; its log is {folder.log}: {_tail(folder.log)}"
+    return failure(winerror.SERVER_UNAVAILABLE, ASKED, why)
+
+
+@contextlib.contextmanager
+def _said_why() -> Iterator[None]:
+    """Errors of the system's are errors of ours, that say what could not be done."""
+    try:
+        yield
+    except OSError as error:
+        if winerror.code_of(error) is not None:
             raise
+        few = error.errno in (errno.EMFILE, errno.ENFILE)
+        code = winerror.NO_SYSTEM_RESOURCES if few else winerror.SERVER_UNAVAILABLE
+        raise failure(code, ASKED, str(error.strerror or error)) from None
 
 
 def ask(sock: socket.socket, request: p.Message, fd: int | None = None) -> tuple[
@@ -102,6 +122,11 @@ def ask(sock: socket.socket, request: p.Message, fd: int | None = None) -> tuple
             f"it has not answered for {_PATIENCE:.0f} s: is it stopped, or the machine overloaded?"
         )
         raise failure(winerror.SERVER_UNAVAILABLE, ASKED, why) from None
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        why = "this process has no descriptor left for it; close some, or see `ulimit -n`"
+        raise failure(winerror.NO_SYSTEM_RESOURCES, "cannot take a descriptor", why) from None
     except p.Malformed as error:
         raise failure(
             winerror.SERVER_UNAVAILABLE, ASKED, f"what it said is wrong: {error}"
@@ -123,7 +148,7 @@ def ask(sock: socket.socket, request: p.Message, fd: int | None = None) -> tuple
 
 
 def _greet(sock: socket.socket, token: str | None) -> p.Welcome:
-    reply, fd = ask(sock, p.Hello(p.VERSION, token))
+    reply, fd = ask(sock, p.Hello(p.VERSION, token, program()))
     if fd is not None:
         os.close(fd)
     if not isinstance(reply, p.Welcome):
@@ -131,9 +156,21 @@ def _greet(sock: socket.socket, token: str | None) -> p.Welcome:
     return reply
 
 
+def _socket(folder: Folder) -> socket.socket:
+    """A new one, whose number is none that a program takes for its input, output or errors."""
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if sock.fileno() > 2:
+            return sock
+        with sock:
+            return socket.socket(fileno=fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, 3))
+    except OSError as error:
+        raise unusable(error, folder.path / "directory.sock") from None
+
+
 def _dial(folder: Folder) -> socket.socket | None:
     """A connection to a service that is there; None if there is none."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock = _socket(folder)
     try:
         # The kernel's own time-outs: Python's would ask before each packet whether one is there.
         patience = struct.pack("ll", int(_PATIENCE), 0)
@@ -173,8 +210,8 @@ def _start(folder: Folder, until: float) -> socket.socket:
         if sock is not None:
             return sock
         folder.remove_socket()  # of one that was killed
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(folder.address)
+        with _socket(folder) as listener, _not_for_children(listener):
+            folder.bind(listener)
             listener.listen(4096)
             try:
                 _spawn(folder, listener.fileno())
@@ -186,7 +223,30 @@ def _start(folder: Folder, until: float) -> socket.socket:
             raise failure(winerror.SERVER_UNAVAILABLE, ASKED, "it could not be started")
         return sock
     finally:
+        # A child that was forked meanwhile has it too, and would hold the lock with it.
+        fcntl.flock(lock, fcntl.LOCK_UN)
         os.close(lock)
+
+
+_listeners: set[socket.socket] = set()  # which are being handed to a service
+
+
+@contextlib.contextmanager
+def _not_for_children(listener: socket.socket) -> Iterator[None]:
+    """A child that is forked meanwhile does not keep it: connections would wait there for ever."""
+    _listeners.add(listener)
+    try:
+        yield
+    finally:
+        _listeners.discard(listener)
+
+
+def _after_fork() -> None:
+    while _listeners:
+        _listeners.pop().close()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _spawn(folder: Folder, listener: int) -> None:
@@ -199,8 +259,7 @@ def _spawn(folder: Folder, listener: int) -> None:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
     # `-P`: the working directory is not searched for modules.
     service = [sys.executable, "-P", "-m", "extmem.handles.directory", str(listener)]
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    output = os.open("directory.log", flags, 0o600, dir_fd=folder.fd)
+    output = folder.open_log()
     try:
         launcher = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _LAUNCHER, *service, str(folder.path)],

@@ -140,7 +140,7 @@ class State:
         other = self.names.find(full_name)
         if other is None:
             return
-        whose = f"{self.records[other.identity].maker} has it"
+        whose = self.records[other.identity].whose(self.accounts)
         if other.kind is not kind:
             why = f"the name belongs to an object of another kind, {other.kind.name}; {whose}"
             raise failure(winerror.INVALID_HANDLE, asked, why)
@@ -172,6 +172,10 @@ class State:
             handle = self._begin(account, record, access, False, named=False)
             self.borrowed[item.key] = item
             return handle
+        if (known.kind, known.name, known.size) != (item.kind, item.name, item.size):
+            # A descriptor of fewer bytes than the object is said to have would fault where it ends.
+            why = f"user {item.lender} lent it before, and says now that it is another"
+            raise failure(winerror.ACCESS_DENIED, asked, why)
         # The same object once more: one object here too, with the wider of what was lent.
         handle = self._insert(account, known, access, False, asked)
         known.adopt(item.reads, item.writes)
@@ -351,7 +355,8 @@ class State:
     ) -> int:
         """The first handle of an object, which gets its name with it. Not taken if this fails."""
         item = record.item
-        asked = f"cannot make {item.kind.name.lower()} {item.name!r}"
+        called = "" if item.name is None else f" {item.name!r}"
+        asked = f"cannot make a {item.kind.name.lower()}{called}"
         taken = isinstance(item, Shared)
         try:
             if account.objects >= self.limits.objects:
