@@ -1,19 +1,22 @@
 """When shared memory lives, on one page: payloads, memory objects, NT handles, KMT numbers, names.
 
 This is the specification that the embedded device is compared with, step by step, in
-`tests/conformance/test_stateful_win32.py`. Its methods change the model as a call changes the
-world, or raise `Refused` and change nothing.
+`tests/conformance/test_stateful_win32.py`, and with several processes in
+`test_stateful_processes.py` beside it. Its methods change the model as a call changes the world, or
+raise `Refused` and change nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["MarkedStale", "Memory", "Model", "Payload", "Refused"]
+__all__ = ["Key", "MarkedStale", "Memory", "Model", "Payload", "Refused"]
 
 Carrier = Literal["nt", "kmt"]
 Way = Literal["khr", "nv"]
+Key = Hashable  # an NT handle: its number or, where there are several processes, whose and which
 
 
 class Refused(Exception):
@@ -38,8 +41,9 @@ class Payload:
     content: bytes = bytes(8)
     number: int = 0  # its KMT number, once it is known
     owner_lives: bool = True
+    cut_off: bool = False  # the directory ended that had its handles, its name and its number
     memories: list[Memory] = field(default_factory=list)
-    handles: dict[int, bool] = field(default_factory=dict)  # open NT handles: may they write?
+    handles: dict[Key, bool] = field(default_factory=dict)  # open NT handles: may they write?
     held: bool | None = None  # the handle that another API's resource has of itself
     # Where the directory stands in for Windows: once the pages were looked at through a handle to
     # read alone, while no handle to write was open, nobody gets one any more.
@@ -61,7 +65,7 @@ class Payload:
     def open_handles(self) -> int:
         """The application's, those that memory has and nobody fetched, and a KMT owner's."""
         own = sum(memory.own is not None for memory in self.memories) + (self.held is not None)
-        owners = self.carrier == "kmt" and self.owner_lives
+        owners = self.carrier == "kmt" and self.owner_lives and not self.cut_off
         return len(self.handles) + own + owners
 
 
@@ -74,7 +78,7 @@ class Memory:
     writable: bool  # what its handle granted; views of pages to read alone are read-only
     export: Way | None = None  # through which extension handles can be fetched
     own: bool | None = None  # its handle, until it is fetched: may it write? NV keeps it for good
-    first: int = 0  # the NT handle that was fetched from it
+    first: Key = 0  # the NT handle that was fetched from it
 
     @property
     def mappable(self) -> bool:
@@ -82,7 +86,7 @@ class Memory:
 
 
 class Model:
-    """Everything of one process."""
+    """Everything that there is."""
 
     def __init__(self) -> None:
         self.payloads: list[Payload] = []
@@ -93,7 +97,7 @@ class Model:
     def memories(self) -> list[Memory]:
         return [memory for payload in self.payloads for memory in payload.memories]
 
-    def handles(self) -> list[int]:
+    def handles(self) -> list[Key]:
         return [handle for payload in self.payloads for handle in payload.handles]
 
     def open_handles(self) -> int:
@@ -104,15 +108,16 @@ class Model:
         alive = (each for each in self.payloads if each.name == name and each.open_handles)
         return next(alive, None)
 
-    def behind(self, handle: int) -> Payload:
+    def behind(self, handle: Key) -> Payload:
         for payload in self.payloads:
             if handle in payload.handles:
                 return payload
-        raise Refused(f"{handle:#x} is not open")
+        raise Refused(f"{handle} is not open")
 
     def numbered(self, number: int) -> Payload:
         for payload in self.payloads:
-            if payload.number == number and payload.carrier == "kmt" and payload.owner_lives:
+            owned = payload.carrier == "kmt" and payload.owner_lives and not payload.cut_off
+            if payload.number == number and owned:
                 return payload
         raise Refused(f"nobody owns the number {number:#x}")
 
@@ -149,6 +154,8 @@ class Model:
         if memory.payload.carrier == "kmt":
             if memory.payload.stale:
                 raise MarkedStale
+            if memory.payload.cut_off:
+                raise Refused("nobody would find anything by the number")
             return None
         if memory.own is None:  # KHR's second time
             if checked or memory.first not in memory.payload.handles:
@@ -159,11 +166,11 @@ class Model:
             memory.own = None
         return write
 
-    def fetched(self, memory: Memory, handle: int, write: bool) -> None:
+    def fetched(self, memory: Memory, handle: Key, write: bool) -> None:
         memory.first = memory.first or handle
         memory.payload.handles[handle] = write
 
-    def duplicate(self, handle: int, write: bool | None) -> bool:
+    def duplicate(self, handle: Key, write: bool | None) -> bool:
         """Whether the duplicate may write. More than the original only of what has a name: whoever
         may open it by that could have opened it with more."""
         payload = self.behind(handle)
@@ -172,7 +179,7 @@ class Model:
             raise Refused("it cannot be widened")
         return has if write is None else write
 
-    def close(self, handle: int) -> None:
+    def close(self, handle: Key) -> None:
         payload = self.behind(handle)
         del payload.handles[handle]
         self._forget(payload)
@@ -191,6 +198,21 @@ class Model:
         if memory.owner:
             memory.payload.owner_lives = False
         self._forget(memory.payload)
+
+    def killed(self, memory: Memory) -> None:
+        """Its process was. Importers by its number notice that as long as the number is kept."""
+        if memory.payload.cut_off:
+            memory.owner = False
+        self.free(memory)
+
+    def directory_ended(self) -> None:
+        """Handles, names and numbers are gone, and all memory that was made or imported stays."""
+        for payload in list(self.payloads):
+            payload.cut_off, payload.name, payload.held = True, None, None
+            payload.handles.clear()
+            for memory in payload.memories:
+                memory.own = None
+            self._forget(payload)
 
     def _forget(self, payload: Payload) -> None:
         if not payload.memories and not payload.open_handles:

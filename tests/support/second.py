@@ -73,6 +73,10 @@ class Channel:
         finally:
             win32.CloseHandle(process)
 
+    def close(self) -> None:
+        """Close this end; the process at the other one meets EOFError."""
+        self._end.close()
+
 
 class Other(Channel):
     """The second process, seen from the test."""
