@@ -37,16 +37,23 @@ _ATTRIBUTES = POINTER(SECURITY_ATTRIBUTES)
 _SIGNATURES: dict[str, dict[str, tuple[Any, ...]]] = {
     "kernel32": {
         "CloseHandle": (BOOL, HANDLE),
+        "CreateEventW": (HANDLE, _ATTRIBUTES, BOOL, BOOL, c_wchar_p),
         "CreateFileMappingW": (HANDLE, HANDLE, _ATTRIBUTES, DWORD, DWORD, DWORD, c_wchar_p),
+        "CreateMutexW": (HANDLE, _ATTRIBUTES, BOOL, c_wchar_p),
         "DuplicateHandle": (BOOL, HANDLE, HANDLE, HANDLE, _OUT, DWORD, BOOL, DWORD),
         "GetHandleInformation": (BOOL, HANDLE, _NUMBER_OUT),
         "GetProcessHandleCount": (BOOL, HANDLE, _NUMBER_OUT),
         "LocalFree": (c_void_p, c_void_p),
         "MapViewOfFile": (c_void_p, HANDLE, DWORD, DWORD, DWORD, c_size_t),
+        "OpenEventW": (HANDLE, DWORD, BOOL, c_wchar_p),
         "OpenFileMappingW": (HANDLE, DWORD, BOOL, c_wchar_p),
+        "OpenMutexW": (HANDLE, DWORD, BOOL, c_wchar_p),
         "OpenProcess": (HANDLE, DWORD, BOOL, DWORD),
+        "ReleaseMutex": (BOOL, HANDLE),
+        "SetEvent": (BOOL, HANDLE),
         "SetHandleInformation": (BOOL, HANDLE, DWORD, DWORD),
         "UnmapViewOfFile": (BOOL, c_void_p),
+        "WaitForSingleObject": (DWORD, HANDLE, DWORD),
     },
     "kernelbase": {"CompareObjectHandles": (BOOL, HANDLE, HANDLE)},  # kernel32 does not have it
     "ntdll": {
