@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extmem.drivers.embedded import EmbeddedDriver, physical
+from extmem.drivers.embedded import EmbeddedDriver, images
 from extmem.drivers.embedded.objects import Failure
 from extmem.vk import _constants as c
 from extmem.vk import _prototypes
@@ -325,9 +325,61 @@ def test_external_capabilities(api):
     assert images(HOST, c.VK_FORMAT_BC1_RGB_UNORM_BLOCK)[0] == c.VK_ERROR_FORMAT_NOT_SUPPORTED
 
 
+def test_images_and_what_they_may_be(api):
+    def limits(modifier=None, **members):
+        chain = s.VkPhysicalDeviceImageDrmFormatModifierInfoEXT(drmFormatModifier=modifier or 0)
+        members = {
+            "format": c.VK_FORMAT_R8G8B8A8_UNORM,
+            "type": c.VK_IMAGE_TYPE_2D,
+            "usage": c.VK_IMAGE_USAGE_TRANSFER_SRC_BIT,
+            **members,
+        }
+        info = s.VkPhysicalDeviceImageFormatInfo2(
+            **members, pNext=None if modifier is None else chain
+        )
+        answer = s.VkImageFormatProperties2()
+        result = api.vkGetPhysicalDeviceImageFormatProperties2(api.physical, info, answer)
+        found = answer.imageFormatProperties
+        return (found.maxMipLevels, found.maxArrayLayers, found.sampleCounts) if not result else 0
+
+    assert limits() == (15, 2048, 5)
+    assert limits(type=c.VK_IMAGE_TYPE_1D) == (15, 2048, 1)
+    assert limits(type=c.VK_IMAGE_TYPE_3D) == (12, 1, 1)
+    assert limits(tiling=c.VK_IMAGE_TILING_LINEAR) == (15, 2048, 1)
+    assert limits(usage=c.VK_IMAGE_USAGE_STORAGE_BIT) == (15, 2048, 1)
+    assert limits(usage=c.VK_IMAGE_USAGE_STORAGE_BIT, format=c.VK_FORMAT_R8_SRGB) == 0
+    assert limits(format=c.VK_FORMAT_G8_B8R8_2PLANE_420_UNORM) == (1, 1, 1)
+    drm = {"tiling": c.VK_IMAGE_TILING_DRM_FORMAT_MODIFIER_EXT}
+    assert limits(**drm) == 0
+    assert limits(modifier=7, **drm) == 0
+    assert limits(modifier=0, **drm) == ((1, 1, 1) if sys.platform == "linux" else 0)
+    assert limits(modifier=0, type=c.VK_IMAGE_TYPE_3D, **drm) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="hardware: DRM is Linux' own")
+def test_the_one_drm_format_modifier(api):
+    several = s.VkDrmFormatModifierPropertiesListEXT()
+    box = s.VkFormatProperties2(pNext=several)
+    api.vkGetPhysicalDeviceFormatProperties2(
+        api.physical, c.VK_FORMAT_G8_B8R8_2PLANE_420_UNORM, box
+    )
+    assert several.drmFormatModifierCount == 1
+    several.pDrmFormatModifierProperties = [s.VkDrmFormatModifierPropertiesEXT()]
+    api.vkGetPhysicalDeviceFormatProperties2(
+        api.physical, c.VK_FORMAT_G8_B8R8_2PLANE_420_UNORM, box
+    )
+    first = several.pDrmFormatModifierProperties[0]
+    assert (first.drmFormatModifier, first.drmFormatModifierPlaneCount) == (0, 2)
+    info = image_info(
+        tiling=c.VK_IMAGE_TILING_DRM_FORMAT_MODIFIER_EXT,
+        pNext=s.VkImageDrmFormatModifierListCreateInfoEXT(pDrmFormatModifiers=[3, 5]),
+    )
+    assert api.vkCreateImage(api.device, info, None, c_uint64()) == c.VK_ERROR_UNKNOWN
+
+
 def test_the_query_of_nv_knows_no_type_yet(api):
     # Its extension is offered once a carrier has one of NV's types.
-    query = physical.vkGetPhysicalDeviceExternalImageFormatPropertiesNV
+    query = images.vkGetPhysicalDeviceExternalImageFormatPropertiesNV
     image = (c.VK_FORMAT_R8_UNORM, c.VK_IMAGE_TYPE_2D, c.VK_IMAGE_TILING_OPTIMAL)
     found = s.VkExternalImageFormatPropertiesNV()
     assert query(api.physical, *image, c.VK_IMAGE_USAGE_SAMPLED_BIT, 0, 0, found) == 0

@@ -19,6 +19,7 @@ from extmem.drivers.embedded.objects import (
     register,
 )
 from extmem.drivers.embedded.physical import DEVICE_EXTENSIONS, Physical, is_feature_structure
+from extmem.handles.words import Watcher
 from extmem.vk import _constants as c
 from extmem.vk import _structures as s
 
@@ -35,6 +36,8 @@ class Device(Object):
         self.allocations = 0
         # Everything that can be waited for announces itself here: queues, fences, semaphores.
         self.changed = threading.Condition()
+        # Those who sleep on words that other processes change as well, and want to know the same.
+        self.watchers: set[Watcher] = set()
         # Held while a queue touches memory, so that memory is never unmapped under a running copy.
         self.access = threading.Lock()
         self.lost = False
@@ -48,11 +51,18 @@ class Device(Object):
         assert isinstance(instance, Instance)
         return instance.version
 
+    def announce(self) -> None:
+        """Something has changed: tell everybody who waits for this device."""
+        with self.changed:
+            self.changed.notify_all()
+            for each in self.watchers:
+                each.ring()
+
     def lose(self) -> None:
         """Something went wrong that the specification has one answer for."""
         with self.changed:
             self.lost = True
-            self.changed.notify_all()
+            self.announce()
 
 
 def _check_features(info: Any) -> None:
@@ -99,7 +109,7 @@ def vkDestroyDevice(handle: int, allocator: None) -> None:
     discard(device)
     with device.changed:
         device.closing = True
-        device.changed.notify_all()
+        device.announce()
     for queue in device.queues.values():
         queue.stop()
     # A program should have destroyed these; their memory is not lost with it if it has not.

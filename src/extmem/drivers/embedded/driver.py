@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from extmem.drivers.embedded import (
     commands,
     device,
+    images,
     instance,
     memory,
     physical,
     queue,
     resources,
     sync,
+    sync_external,
     win32,
 )
 from extmem.drivers.embedded.device import Device
@@ -31,7 +33,19 @@ __all__ = ["EmbeddedDriver"]
 # Each command is the function of its name in one of these.
 _PLAIN: dict[str, Callable[..., Any]] = {
     name: value
-    for module in (instance, physical, device, memory, resources, commands, queue, sync, win32)
+    for module in (
+        instance,
+        physical,
+        images,
+        device,
+        memory,
+        resources,
+        commands,
+        queue,
+        sync,
+        sync_external,
+        win32,
+    )
     for name, value in vars(module).items()
     if name.startswith("vk")
 }
@@ -77,6 +91,9 @@ class EmbeddedDriver:
     # What rules ask of handles: `drivers.driver.Provenance`.
     origin_of = staticmethod(win32.origin_of)
     fingerprint = staticmethod(win32.fingerprint)
+
+    # The same of semaphores and fences: `drivers.driver.SyncProvenance`.
+    sync_origin_of = staticmethod(sync_external.sync_origin_of)
 
     # What the objects leave for importers: `drivers.driver.Stamps`.
     stamp = staticmethod(win32.stamp)

@@ -1,5 +1,5 @@
-"""Stand-ins for what other APIs make and Vulkan can only import: D3D11 textures, D3D12 heaps and
-resources.
+"""Stand-ins for what other APIs make: D3D11 textures with or without a keyed mutex, D3D12 heaps,
+resources and fences.
 
 They are sections with a label, made by nobody's graphics API: no texture unit, no swizzle, no
 driver. With them the whole way of a foreign handle (ask for its memory types, import, bind, use)
@@ -18,19 +18,35 @@ import weakref
 from types import TracebackType
 from typing import Any, Self
 
-from extmem.drivers.embedded import sections
+from extmem.drivers.embedded import sections, shared_signals
+from extmem.drivers.embedded.keyed_mutex import ABANDONED, INFINITE, TIMEOUT, KeyedMutex
 from extmem.drivers.embedded.labels import Label
 from extmem.drivers.embedded.limits import HEAP_SIZE, IDENTITIES
-from extmem.drivers.embedded.payload import Contents
+from extmem.drivers.embedded.payload import Contents, Terms
 from extmem.drivers.embedded.sections import Section
+from extmem.drivers.embedded.titles import SEMAPHORE, Title
 from extmem.handles.kernel import ACCESS_ALL, ACCESS_READ, ACCESS_WRITE, Security
 from extmem.vk import _constants as c
 
-__all__ = ["Foreign", "heap12", "resource12", "texture11"]
+__all__ = [
+    "INFINITE",
+    "WAIT_ABANDONED",
+    "WAIT_TIMEOUT",
+    "Fence12",
+    "Foreign",
+    "fence12",
+    "heap12",
+    "resource12",
+    "texture11",
+]
 
 _TEXTURE11 = int(c.VK_EXTERNAL_MEMORY_HANDLE_TYPE_D3D11_TEXTURE_BIT)
 _HEAP12 = int(c.VK_EXTERNAL_MEMORY_HANDLE_TYPE_D3D12_HEAP_BIT)
 _RESOURCE12 = int(c.VK_EXTERNAL_MEMORY_HANDLE_TYPE_D3D12_RESOURCE_BIT)
+
+_FENCE12 = int(c.VK_EXTERNAL_SEMAPHORE_HANDLE_TYPE_D3D12_FENCE_BIT)
+
+WAIT_ABANDONED, WAIT_TIMEOUT = ABANDONED, TIMEOUT  # as Windows' headers have them
 
 _DEVICE_LOCAL = 0b001  # memory type 0, where such resources live
 
@@ -68,6 +84,29 @@ class Foreign:
             made: Any = (ctypes.c_ubyte * self.size).from_address(self._section.address)
             self._array, array = weakref.ref(made), made
         return memoryview(array).cast("B")
+
+    # -- IDXGIKeyedMutex ------------------------------------------------------------------------
+
+    def acquire(self, key: int, timeout_ms: int = INFINITE) -> int:
+        """AcquireSync: 0 (S_OK), WAIT_TIMEOUT or WAIT_ABANDONED, after so many milliseconds.
+
+        >>> with texture11(size=64, keyed_mutex=True) as texture:
+        ...     answers = [texture.acquire(0), texture.release(7), texture.acquire(0, 10)]
+        ...     answers == [0, None, WAIT_TIMEOUT], texture.acquire(7)
+        (True, 0)
+        """
+        return self._mutex().acquire(key, timeout_ms)
+
+    def release(self, key: int) -> None:
+        """ReleaseSync: to whoever acquires it with this key. ValueError if it is not ours."""
+        self._mutex().release(key)
+
+    def _mutex(self) -> KeyedMutex:
+        if self.closed:
+            raise ValueError(f"this {self._what} is closed")
+        if self._section.mutex is None:
+            raise ValueError(f"this {self._what} was made without a keyed mutex")
+        return self._section.mutex
 
     def close(self) -> None:
         """Release it. Handles that were duplicated from its own, and NT imports, keep the bytes."""
@@ -188,3 +227,68 @@ def resource12(
         device=device,
         security=security,
     )
+
+
+class Fence12:
+    """A shared fence of D3D12: a counter, which may also go back."""
+
+    def __init__(self, shared: shared_signals.Shared, name: str | None) -> None:
+        self._shared = shared
+        self.name = name  # what it can be opened by, None if it has no name
+
+    @property
+    def handle(self) -> int:
+        """Its NT handle, which stays its own: duplicate it to keep one. 0 once closed."""
+        return self._shared.handle
+
+    @property
+    def value(self) -> int:
+        """GetCompletedValue."""
+        return self._shared.value()
+
+    def signal(self, value: int) -> None:
+        """Signal, from the host."""
+        self._shared.signal(value)
+
+    def wait(self, value: int, timeout: float | None = None) -> bool:
+        """Sleep until it has this value or a greater one; False if the seconds passed before."""
+        return self._shared.word.wait(value.__le__, timeout)
+
+    def close(self) -> None:
+        """Release it. Handles that were duplicated from its own, and imports, keep it."""
+        self._shared.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if not self.handle:
+            return "<stand-in for a D3D12 fence, closed>"
+        return f"<stand-in for a D3D12 fence, at {self.value}, handle {self.handle:#x}>"
+
+
+def fence12(
+    value: int = 0,
+    name: str | None = None,
+    *,
+    device: int = 0,
+    security: Security | None = None,
+) -> Fence12:
+    """A D3D12 fence that was made to be shared.
+
+    >>> with fence12(3) as fence:
+    ...     fence.signal(5)
+    ...     fence.value, fence.wait(4), fence.wait(6, timeout=0)
+    (5, True, False)
+    """
+    title = Title(SEMAPHORE, _FENCE12, IDENTITIES[device].uuid)
+    terms = Terms(name, ACCESS_ALL, security)
+    return Fence12(shared_signals.create_nt(title, value, True, terms), name)

@@ -27,7 +27,7 @@ class Subresource:
     width: int
     height: int
     depth: int
-    texel: int
+    texel: int  # bytes of all its samples
     row: int  # bytes from row to row
     slice: int  # bytes from depth slice to depth slice
 
@@ -46,24 +46,36 @@ class Layout:
 
     @classmethod
     def of(
-        cls, format: Format, extent: tuple[int, int, int], levels: int, layers: int, linear: bool
+        cls,
+        format: Format,
+        extent: tuple[int, int, int],
+        levels: int,
+        layers: int,
+        linear: bool,
+        samples: int = 1,
     ) -> Layout:
         found: dict[tuple[int, int], Subresource] = {}
         end = 0
         for level in range(levels):
             for index, plane in enumerate(format.planes):
-                found[level, index] = _subresource(plane, extent, level, end, linear)
+                found[level, index] = _subresource(plane, extent, level, end, linear, samples)
                 end = round_up(end + found[level, index].size, ALIGNMENT)
         return cls(found, end, end * layers)
 
 
 def _subresource(
-    plane: Plane, extent: tuple[int, int, int], level: int, offset: int, linear: bool
+    plane: Plane,
+    extent: tuple[int, int, int],
+    level: int,
+    offset: int,
+    linear: bool,
+    samples: int,
 ) -> Subresource:
     width = max(-(-extent[0] // plane.divide_x) >> level, 1)
     height = max(-(-extent[1] // plane.divide_y) >> level, 1)
     depth = max(extent[2] >> level, 1)
-    row = width * plane.texel
+    texel = plane.texel * samples  # the samples of a texel lie side by side
+    row = width * texel
     if linear:
         row = round_up(row, ALIGNMENT)
-    return Subresource(offset, width, height, depth, plane.texel, row, row * height)
+    return Subresource(offset, width, height, depth, texel, row, row * height)

@@ -27,6 +27,7 @@ __all__ = [
     "PROPERTIES",
     "QUEUE_COUNTS",
     "QUEUE_FLAGS",
+    "SAMPLES",
     "Identity",
 ]
 
@@ -98,6 +99,7 @@ HOST_POINTER_ALIGNMENT = 4096
 MAX_ALLOCATIONS = 32768
 
 _ONE_SAMPLE = int(c.VK_SAMPLE_COUNT_1_BIT)
+SAMPLES = _ONE_SAMPLE | int(c.VK_SAMPLE_COUNT_4_BIT)  # of images as attachments for others
 
 # Limits of shaders and pipelines stay 0, because there are none. Those of framebuffers are given,
 # because images may be made as attachments for others.
@@ -117,13 +119,13 @@ LIMITS: dict[str, Any] = {
     "maxFramebufferHeight": 16384,
     "maxFramebufferLayers": 2048,
     "maxColorAttachments": 4,
-    "framebufferColorSampleCounts": _ONE_SAMPLE,
-    "framebufferDepthSampleCounts": _ONE_SAMPLE,
+    "framebufferColorSampleCounts": SAMPLES,
+    "framebufferDepthSampleCounts": SAMPLES,
     "framebufferStencilSampleCounts": _ONE_SAMPLE,
-    "framebufferNoAttachmentsSampleCounts": _ONE_SAMPLE,
-    "sampledImageColorSampleCounts": _ONE_SAMPLE,
-    "sampledImageIntegerSampleCounts": _ONE_SAMPLE,
-    "sampledImageDepthSampleCounts": _ONE_SAMPLE,
+    "framebufferNoAttachmentsSampleCounts": SAMPLES,
+    "sampledImageColorSampleCounts": SAMPLES,
+    "sampledImageIntegerSampleCounts": SAMPLES,
+    "sampledImageDepthSampleCounts": SAMPLES,
     "sampledImageStencilSampleCounts": _ONE_SAMPLE,
     "storageImageSampleCounts": _ONE_SAMPLE,
     "maxSampleMaskWords": 1,

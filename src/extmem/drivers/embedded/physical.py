@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+import sys
 from typing import Any
 
-from extmem.drivers.embedded.carriers import CARRIERS, Carrier, carrier_nv
-from extmem.drivers.embedded.formats import FORMATS, Format
-from extmem.drivers.embedded.instance import Instance, Physical, fill_extension
+from extmem.drivers.embedded.carriers import CARRIERS, Carrier
+from extmem.drivers.embedded.instance import Physical, fill_extension
 from extmem.drivers.embedded.limits import (
     API_VERSION,
     DRIVER_UUID,
     FEATURES,
     FORMAT_VERSION,
-    HEAP_SIZE,
     HEAPS,
     LIMITS,
     MEMORY_TYPES,
@@ -23,17 +21,18 @@ from extmem.drivers.embedded.limits import (
     QUEUE_FLAGS,
 )
 from extmem.drivers.embedded.objects import (
-    SUCCESS,
     Failure,
     chained,
     enumerate_into,
     find,
 )
+from extmem.drivers.embedded.sync_carriers import CARRIERS as SYNC_CARRIERS
+from extmem.drivers.embedded.sync_carriers import capabilities as sync_capabilities
 from extmem.vk import _constants as c
 from extmem.vk import _structures as s
 from extmem.vk._base import VkBaseInStructure
 
-__all__ = ["DEVICE_EXTENSIONS", "Physical", "image_limits", "is_feature_structure"]
+__all__ = ["DEVICE_EXTENSIONS", "Physical", "fill_external", "is_feature_structure"]
 
 DEVICE_EXTENSIONS = {
     "VK_EXT_queue_family_foreign": c.VK_EXT_QUEUE_FAMILY_FOREIGN_SPEC_VERSION,
@@ -41,7 +40,9 @@ DEVICE_EXTENSIONS = {
     "VK_KHR_copy_commands2": c.VK_KHR_COPY_COMMANDS_2_SPEC_VERSION,
     "VK_KHR_dedicated_allocation": c.VK_KHR_DEDICATED_ALLOCATION_SPEC_VERSION,
     "VK_KHR_driver_properties": c.VK_KHR_DRIVER_PROPERTIES_SPEC_VERSION,
+    "VK_KHR_external_fence": c.VK_KHR_EXTERNAL_FENCE_SPEC_VERSION,
     "VK_KHR_external_memory": c.VK_KHR_EXTERNAL_MEMORY_SPEC_VERSION,
+    "VK_KHR_external_semaphore": c.VK_KHR_EXTERNAL_SEMAPHORE_SPEC_VERSION,
     "VK_KHR_get_memory_requirements2": c.VK_KHR_GET_MEMORY_REQUIREMENTS_2_SPEC_VERSION,
     "VK_KHR_image_format_list": c.VK_KHR_IMAGE_FORMAT_LIST_SPEC_VERSION,
     "VK_KHR_maintenance1": c.VK_KHR_MAINTENANCE_1_SPEC_VERSION,
@@ -49,10 +50,20 @@ DEVICE_EXTENSIONS = {
     "VK_KHR_map_memory2": c.VK_KHR_MAP_MEMORY_2_SPEC_VERSION,
     "VK_KHR_synchronization2": c.VK_KHR_SYNCHRONIZATION_2_SPEC_VERSION,
     "VK_KHR_timeline_semaphore": c.VK_KHR_TIMELINE_SEMAPHORE_SPEC_VERSION,
+    "VK_KHR_win32_keyed_mutex": c.VK_KHR_WIN32_KEYED_MUTEX_SPEC_VERSION,
     "VK_NV_dedicated_allocation": c.VK_NV_DEDICATED_ALLOCATION_SPEC_VERSION,
     "VK_NV_external_memory": c.VK_NV_EXTERNAL_MEMORY_SPEC_VERSION,
     "VK_NV_external_memory_win32": c.VK_NV_EXTERNAL_MEMORY_WIN32_SPEC_VERSION,
-} | {carrier.extension: 1 for carrier in CARRIERS.values()}
+    "VK_NV_win32_keyed_mutex": c.VK_NV_WIN32_KEYED_MUTEX_SPEC_VERSION,
+}
+DEVICE_EXTENSIONS |= {carrier.extension: 1 for carrier in CARRIERS.values()}
+DEVICE_EXTENSIONS |= {carrier.type.extension: 1 for carrier in SYNC_CARRIERS.values()}
+
+# DRM is Linux' own.
+if sys.platform == "linux":
+    DEVICE_EXTENSIONS["VK_EXT_image_drm_format_modifier"] = (
+        c.VK_EXT_IMAGE_DRM_FORMAT_MODIFIER_SPEC_VERSION
+    )
 
 
 # -- features, properties, queues, memory -----------------------------------------------------
@@ -190,144 +201,10 @@ def vkGetPhysicalDeviceToolProperties(handle: int, count: Any, array: Any) -> in
     return enumerate_into(count, array, ())
 
 
-# -- formats ----------------------------------------------------------------------------------
-
-
-def vkGetPhysicalDeviceFormatProperties(handle: int, format: int, properties: Any) -> None:
-    find(Physical, handle)
-    known = FORMATS.get(format)
-    properties.linearTilingFeatures = known.tiling_features if known else 0
-    properties.optimalTilingFeatures = known.tiling_features if known else 0
-    properties.bufferFeatures = known.buffer_features if known else 0
-
-
-def vkGetPhysicalDeviceFormatProperties2(handle: int, format: int, properties: Any) -> None:
-    vkGetPhysicalDeviceFormatProperties(handle, format, properties.formatProperties)
-    # The features in 64 bits start with those in 32.
-    wide = chained(properties).get(c.VK_STRUCTURE_TYPE_FORMAT_PROPERTIES_3)
-    if wide is not None:
-        vkGetPhysicalDeviceFormatProperties(handle, format, wide)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """How large an image of one kind may be."""
-
-    format: Format
-    extent: tuple[int, int, int]
-    levels: int
-    layers: int
-
-
-_CREATE_FLAGS = int(
-    c.VK_IMAGE_CREATE_MUTABLE_FORMAT_BIT
-    | c.VK_IMAGE_CREATE_CUBE_COMPATIBLE_BIT
-    | c.VK_IMAGE_CREATE_2D_ARRAY_COMPATIBLE_BIT
-    | c.VK_IMAGE_CREATE_ALIAS_BIT
-    | c.VK_IMAGE_CREATE_EXTENDED_USAGE_BIT
-)
-
-_USAGE_NEEDS = (
-    (c.VK_IMAGE_USAGE_TRANSFER_SRC_BIT, c.VK_FORMAT_FEATURE_TRANSFER_SRC_BIT),
-    (c.VK_IMAGE_USAGE_TRANSFER_DST_BIT, c.VK_FORMAT_FEATURE_TRANSFER_DST_BIT),
-    (c.VK_IMAGE_USAGE_SAMPLED_BIT, c.VK_FORMAT_FEATURE_SAMPLED_IMAGE_BIT),
-    (c.VK_IMAGE_USAGE_COLOR_ATTACHMENT_BIT, c.VK_FORMAT_FEATURE_COLOR_ATTACHMENT_BIT),
-    (
-        c.VK_IMAGE_USAGE_DEPTH_STENCIL_ATTACHMENT_BIT,
-        c.VK_FORMAT_FEATURE_DEPTH_STENCIL_ATTACHMENT_BIT,
-    ),
-)
-
-_EXTENTS = {
-    int(c.VK_IMAGE_TYPE_1D): (LIMITS["maxImageDimension1D"], 1, 1),
-    int(c.VK_IMAGE_TYPE_2D): (LIMITS["maxImageDimension2D"], LIMITS["maxImageDimension2D"], 1),
-    int(c.VK_IMAGE_TYPE_3D): (LIMITS["maxImageDimension3D"],) * 3,
-}
-
-
-def image_limits(format: int, type: int, tiling: int, usage: int, flags: int) -> ImageLimits | None:
-    """The limits for these parameters; None where there is no such image."""
-    known = FORMATS.get(format)
-    allowed = 0
-    for bit, feature in _USAGE_NEEDS:
-        if known is not None and known.tiling_features & feature:
-            allowed |= bit
-    if (
-        known is None
-        or type not in _EXTENTS
-        or tiling not in (c.VK_IMAGE_TILING_OPTIMAL, c.VK_IMAGE_TILING_LINEAR)
-        or not usage
-        or usage & ~allowed
-        or flags & ~_CREATE_FLAGS
-        or (known.multi_planar and type != c.VK_IMAGE_TYPE_2D)
-        or (flags & c.VK_IMAGE_CREATE_CUBE_COMPATIBLE_BIT and type != c.VK_IMAGE_TYPE_2D)
-        or (flags & c.VK_IMAGE_CREATE_2D_ARRAY_COMPATIBLE_BIT and type != c.VK_IMAGE_TYPE_3D)
-    ):
-        return None
-    extent = _EXTENTS[type]
-    levels = 1 if known.multi_planar else max(extent).bit_length()
-    one_layer = known.multi_planar or type == c.VK_IMAGE_TYPE_3D
-    return ImageLimits(known, extent, levels, 1 if one_layer else LIMITS["maxImageArrayLayers"])
-
-
-def _fill_image_limits(properties: Any, found: ImageLimits | None) -> None:
-    if found is None:
-        raise Failure(c.VK_ERROR_FORMAT_NOT_SUPPORTED, "no such images")
-    properties.maxExtent = s.VkExtent3D(*found.extent)
-    properties.maxMipLevels = found.levels
-    properties.maxArrayLayers = found.layers
-    properties.sampleCounts = int(c.VK_SAMPLE_COUNT_1_BIT)
-    properties.maxResourceSize = max(HEAP_SIZE, 1 << 31)
-
-
-def vkGetPhysicalDeviceImageFormatProperties(
-    handle: int, format: int, type: int, tiling: int, usage: int, flags: int, properties: Any
-) -> int:
-    find(Physical, handle)
-    _fill_image_limits(properties, image_limits(format, type, tiling, usage, flags))
-    return SUCCESS
-
-
-def vkGetPhysicalDeviceImageFormatProperties2(handle: int, info: Any, properties: Any) -> int:
-    find(Physical, handle)
-    found = image_limits(info.format, info.type, info.tiling, info.usage, info.flags)
-    _fill_image_limits(properties.imageFormatProperties, found)
-    external: Any = chained(info).get(
-        c.VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_EXTERNAL_IMAGE_FORMAT_INFO
-    )
-    if external is not None and external.handleType:
-        carrier = CARRIERS.get(external.handleType)
-        if carrier is None or not carrier.images:
-            raise Failure(c.VK_ERROR_FORMAT_NOT_SUPPORTED, "no images of this handle type")
-        answer: Any = chained(properties).get(c.VK_STRUCTURE_TYPE_EXTERNAL_IMAGE_FORMAT_PROPERTIES)
-        if answer is not None:
-            _fill_external(answer.externalMemoryProperties, carrier, carrier.images)
-    return SUCCESS
-
-
-def vkGetPhysicalDeviceSparseImageFormatProperties(
-    handle: int,
-    format: int,
-    type: int,
-    samples: int,
-    usage: int,
-    tiling: int,
-    count: Any,
-    array: Any,
-) -> None:
-    enumerate_into(count, array, ())
-
-
-def vkGetPhysicalDeviceSparseImageFormatProperties2(
-    handle: int, info: Any, count: Any, array: Any
-) -> None:
-    enumerate_into(count, array, ())
-
-
 # -- external handles -------------------------------------------------------------------------
 
 
-def _fill_external(properties: Any, carrier: Carrier | None, usable: bool) -> None:
+def fill_external(properties: Any, carrier: Carrier | None, usable: bool) -> None:
     """What can be done with a handle type, and with no other beside it: each payload is carried in
     one way alone.
     """
@@ -342,46 +219,22 @@ def vkGetPhysicalDeviceExternalBufferProperties(handle: int, info: Any, properti
     find(Physical, handle)
     carrier = CARRIERS.get(info.handleType)
     usable = carrier is not None and carrier.buffers
-    _fill_external(properties.externalMemoryProperties, carrier, usable)
-
-
-def vkGetPhysicalDeviceExternalImageFormatPropertiesNV(
-    handle: int,
-    format: int,
-    type: int,
-    tiling: int,
-    usage: int,
-    flags: int,
-    handle_type: int,
-    properties: Any,
-) -> int:
-    instance = find(Physical, handle).parent
-    assert isinstance(instance, Instance)
-    found = image_limits(format, type, tiling, usage, flags)
-    # One type or none. Without the extension nobody has asked for any.
-    offered = "VK_NV_external_memory_capabilities" in instance.extensions
-    carrier = carrier_nv(handle_type) if offered else None
-    if handle_type and (carrier is None or not carrier.images):
-        raise Failure(c.VK_ERROR_FORMAT_NOT_SUPPORTED, "no images of this handle type")
-    _fill_image_limits(properties.imageFormatProperties, found)
-    # The features have the same bits in both extensions' words; the handle types have not.
-    properties.externalMemoryFeatures = carrier.features(True) if carrier else 0
-    again = carrier is not None and carrier.exported_again
-    properties.exportFromImportedHandleTypes = handle_type if again else 0
-    properties.compatibleHandleTypes = handle_type if carrier else 0
-    return SUCCESS
+    fill_external(properties.externalMemoryProperties, carrier, usable)
 
 
 def vkGetPhysicalDeviceExternalSemaphoreProperties(handle: int, info: Any, found: Any) -> None:
-    # Semaphores and fences stay inside their process: no handle type carries them.
     find(Physical, handle)
-    found.exportFromImportedHandleTypes = 0
-    found.compatibleHandleTypes = 0
-    found.externalSemaphoreFeatures = 0
+    asked: Any = chained(info).get(c.VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO)
+    timeline = asked is not None and asked.semaphoreType == c.VK_SEMAPHORE_TYPE_TIMELINE
+    features, types = sync_capabilities("semaphore", info.handleType, timeline)
+    found.exportFromImportedHandleTypes = types
+    found.compatibleHandleTypes = types
+    found.externalSemaphoreFeatures = features
 
 
 def vkGetPhysicalDeviceExternalFenceProperties(handle: int, info: Any, found: Any) -> None:
     find(Physical, handle)
-    found.exportFromImportedHandleTypes = 0
-    found.compatibleHandleTypes = 0
-    found.externalFenceFeatures = 0
+    features, types = sync_capabilities("fence", info.handleType, False)
+    found.exportFromImportedHandleTypes = types
+    found.compatibleHandleTypes = types
+    found.externalFenceFeatures = features

@@ -9,24 +9,52 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from extmem.drivers.embedded.device import Device
-from extmem.drivers.embedded.objects import SUCCESS, Failure, Object, chained, find, result_of
-from extmem.drivers.embedded.sync import Fence, Semaphore, wait_until
+from extmem.drivers.embedded.keyed_mutex import KeyedMutex
+from extmem.drivers.embedded.objects import SUCCESS, Failure, Object, find, result_of
+from extmem.drivers.embedded.signals import Local, Signal
+from extmem.drivers.embedded.submits import Asked, Step, acquire, read, read2
+from extmem.drivers.embedded.sync import Fence
+from extmem.drivers.embedded.waiting import FOREVER, Wait, wait_for, wait_until
+from extmem.handles.words import Watcher
 from extmem.vk import _constants as c
 
 __all__ = ["Queue", "Step"]
 
-Step = Callable[[], None]
-_NO_TIMEOUT = (1 << 64) - 1
-
 
 @dataclass(slots=True)
 class Submission:
-    """Wait for these, run this, signal those."""
+    """Wait for these, run this, release and signal those."""
 
-    waits: list[tuple[Semaphore, int]] = field(default_factory=list)
+    waits: list[Wait] = field(default_factory=list)
     steps: list[Sequence[Step]] = field(default_factory=list)
-    signals: list[tuple[Semaphore, int]] = field(default_factory=list)
-    fence: Fence | None = None
+    releases: list[tuple[KeyedMutex, int]] = field(default_factory=list)
+    signals: list[Wait] = field(default_factory=list)
+    fence: Signal | None = None
+    owned: list[Signal] = field(default_factory=list)  # payloads that nobody else has any more
+
+    @classmethod
+    def of(cls, asked: Asked) -> Submission:
+        """What was asked for, with the payloads that the semaphores have now."""
+        made = cls(steps=asked.steps, releases=asked.releases)
+        for semaphore, value in asked.waits:
+            payload, owned = semaphore.awaited()
+            made.waits.append((payload, value))
+            if owned:
+                made.owned.append(payload)
+        for semaphore, value in asked.signals:
+            made.signals.append((_pending(semaphore.payload), value))
+        return made
+
+    def drop(self) -> None:
+        """It is done, or never will be."""
+        for payload in self.owned:
+            payload.close()
+
+
+def _pending(payload: Signal) -> Signal:
+    if isinstance(payload, Local):
+        payload.pending += 1
+    return payload
 
 
 class Queue(Object):
@@ -40,8 +68,6 @@ class Queue(Object):
 
     def submit(self, submissions: list[Submission]) -> None:
         with self.device.changed:
-            if self.device.lost:
-                raise Failure(c.VK_ERROR_DEVICE_LOST, "the device is lost")
             self.pending.extend(submissions)
             if self.thread is None:
                 # Not waited for at exit: a forgotten device must not keep the interpreter.
@@ -49,121 +75,127 @@ class Queue(Object):
                     target=self._run, name="extmem embedded queue", daemon=True
                 )
                 self.thread.start()
-            self.device.changed.notify_all()
+            self.device.announce()
 
     def stop(self) -> None:
         """End the thread; the device says `closing` already."""
         if self.thread is not None:
             self.thread.join()
+        while self.pending:
+            self.pending.popleft().drop()
 
     def _run(self) -> None:
         device = self.device
-        while (submission := self._next()) is not None:
-            try:
-                for steps in submission.steps:
-                    for step in steps:
-                        with device.access:
-                            step()
-                with device.changed:
-                    for semaphore, value in submission.signals:
-                        semaphore.signal(value)
-                    if submission.fence is not None:
-                        submission.fence.signaled = True
-                    self.pending.popleft()
-                    device.changed.notify_all()
-            except Exception as problem:
-                result_of(problem)
-                device.lose()
+        watcher: Watcher | None = None
+        try:
+            while (submission := self._next()) is not None:
+                try:
+                    # Only who shares something has to sleep on more than the device.
+                    if watcher is None and any(x.word is not None for x, _ in submission.waits):
+                        watcher = Watcher()
+                    if not self._obtain(submission, watcher):
+                        continue
+                    for steps in submission.steps:
+                        for step in steps:
+                            with device.access:
+                                step()
+                    self._finish(submission)
+                except Exception as problem:
+                    result_of(problem)
+                    device.lose()
+        finally:
+            if watcher is not None:
+                watcher.close()
 
     def _next(self) -> Submission | None:
-        """The next submission whose waits have been met, or None when it is time to go."""
+        """What is to be done next, or None when it is time to go."""
         device = self.device
         with device.changed:
             while not device.closing:
                 if device.lost:
                     # Nothing is executed any more, and nobody waits for what was pending.
-                    self.pending.clear()
+                    while self.pending:
+                        self.pending.popleft().drop()
                     device.changed.notify_all()
-                elif self.pending and all(s.reached(value) for s, value in self.pending[0].waits):
-                    for semaphore, _ in self.pending[0].waits:
-                        semaphore.consume()
+                elif self.pending:
                     return self.pending[0]
                 device.changed.wait()
         return None
 
+    def _obtain(self, submission: Submission, watcher: Watcher | None) -> bool:
+        """Wait for all that it waits for, one after another; False if it shall not be run."""
+        for payload, value in submission.waits:
+            result = wait_for(
+                self.device,
+                [(payload, value)],
+                all,
+                FOREVER,
+                stop=lambda: self.device.closing,
+                watcher=watcher,
+            )
+            if result != SUCCESS:
+                return False
+            if not payload.counts:
+                payload.reset()
+        return True
 
-# -- reading what is submitted ----------------------------------------------------------------
-
-
-def _steps(device: Device, handle: int | None) -> Sequence[Step]:
-    from extmem.drivers.embedded.commands import CommandBuffer
-
-    return find(CommandBuffer, handle, device).submitted()
-
-
-def _values(node: Any, count: str, values: str) -> list[int]:
-    return [getattr(node, values)[i] for i in range(getattr(node, count))] if node else []
-
-
-def _pairs(device: Device, handles: Any, count: int, values: list[int]) -> list[Any]:
-    """Semaphores with their values; a binary one has none and gets 1."""
-    found = []
-    for i in range(count):
-        semaphore = find(Semaphore, handles[i], device)
-        if semaphore.timeline and i >= len(values):
-            raise Failure(c.VK_ERROR_UNKNOWN, "a timeline semaphore without a value")
-        found.append((semaphore, values[i] if semaphore.timeline else 1))
-    return found
-
-
-def _read(device: Device, info: Any) -> Submission:
-    node = chained(info).get(c.VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO)
-    wait_values = _values(node, "waitSemaphoreValueCount", "pWaitSemaphoreValues")
-    signal_values = _values(node, "signalSemaphoreValueCount", "pSignalSemaphoreValues")
-    return Submission(
-        _pairs(device, info.pWaitSemaphores, info.waitSemaphoreCount, wait_values),
-        [_steps(device, info.pCommandBuffers[i]) for i in range(info.commandBufferCount)],
-        _pairs(device, info.pSignalSemaphores, info.signalSemaphoreCount, signal_values),
-    )
+    def _finish(self, submission: Submission) -> None:
+        """Tell everybody who waits for it. The fence comes last: then all else has happened."""
+        for mutex, key in submission.releases:
+            try:
+                mutex.release(key)
+            except ValueError as problem:
+                raise Failure(c.VK_ERROR_UNKNOWN, str(problem)) from None
+        for payload, value in submission.signals:
+            payload.signal(value)
+        with self.device.changed:
+            if submission.fence is not None:
+                submission.fence.signal(1)
+            self.pending.popleft().drop()
+            self.device.announce()
 
 
-def _read2(device: Device, info: Any) -> Submission:
-    def pairs(infos: Any, count: int) -> list[tuple[Semaphore, int]]:
-        return [(find(Semaphore, infos[i].semaphore, device), infos[i].value) for i in range(count)]
-
-    return Submission(
-        pairs(info.pWaitSemaphoreInfos, info.waitSemaphoreInfoCount),
-        [
-            _steps(device, info.pCommandBufferInfos[i].commandBuffer)
-            for i in range(info.commandBufferInfoCount)
-        ],
-        pairs(info.pSignalSemaphoreInfos, info.signalSemaphoreInfoCount),
-    )
+# -- commands -----------------------------------------------------------------------------------
 
 
 def _submit(
-    handle: int, count: int, infos: Any, fence: int, read: Callable[[Device, Any], Submission]
+    handle: int, count: int, infos: Any, fence: int, reader: Callable[[Device, Any], Asked]
 ) -> int:
     queue = find(Queue, handle)
     device = queue.device
-    submissions = [read(device, infos[i]) for i in range(count)]
-    if fence:
+    batches = [reader(device, infos[i]) for i in range(count)]
+    last = find(Fence, fence, device).payload if fence else None
+    if last is not None:
+        last.require()
+    if device.lost:
+        raise Failure(c.VK_ERROR_DEVICE_LOST, "the device is lost")
+    if any(batch.acquires for batch in batches):
+        # One after another: what the first gives back may be what the second needs.
+        for batch in batches:
+            result = acquire(batch, lambda: device.lost)
+            if result != SUCCESS:
+                return result
+            queue.submit([Submission.of(batch)])
+        submissions = []
+    else:
+        submissions = [Submission.of(batch) for batch in batches]
+    if last is not None:
         # A fence of its own makes "after everything before" true for an empty submit as well.
-        submissions.append(Submission(fence=find(Fence, fence, device)))
+        submissions.append(Submission(fence=_pending(last)))
     queue.submit(submissions)
     return SUCCESS
 
 
 def vkQueueSubmit(handle: int, count: int, infos: Any, fence: int) -> int:
-    return _submit(handle, count, infos, fence, _read)
+    return _submit(handle, count, infos, fence, read)
 
 
 def vkQueueSubmit2(handle: int, count: int, infos: Any, fence: int) -> int:
-    return _submit(handle, count, infos, fence, _read2)
+    return _submit(handle, count, infos, fence, read2)
 
 
 def _wait_idle(device: Device, queues: list[Queue]) -> int:
-    result = wait_until(device, lambda: not any(queue.pending for queue in queues), _NO_TIMEOUT)
+    result = wait_until(device, lambda: not any(queue.pending for queue in queues), FOREVER)
     # The queues of a lost device are empty too.
     return int(c.VK_ERROR_DEVICE_LOST) if device.lost else result
 

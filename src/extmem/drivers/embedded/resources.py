@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from extmem.drivers.embedded.carriers import CARRIERS
 from extmem.drivers.embedded.device import Device
 from extmem.drivers.embedded.formats import FORMATS
+from extmem.drivers.embedded.images import LINEAR, image_limits
 from extmem.drivers.embedded.layout import Layout, Subresource, round_up
 from extmem.drivers.embedded.limits import ALIGNMENT, HEAP_SIZE, MEMORY_TYPES
 from extmem.drivers.embedded.objects import (
@@ -21,7 +22,6 @@ from extmem.drivers.embedded.objects import (
     put,
     register,
 )
-from extmem.drivers.embedded.physical import image_limits
 from extmem.vk import _constants as c
 
 if TYPE_CHECKING:
@@ -151,28 +151,63 @@ class Image(Resource):
             or not 0 < levels <= max(extent).bit_length()
             or levels > limits.levels
             or not 0 < layers <= limits.layers
-            or info.samples != c.VK_SAMPLE_COUNT_1_BIT
+            or not info.samples & limits.samples
+            or info.samples & (info.samples - 1)
+            or (info.samples > 1 and levels > 1)
         ):
             raise Failure(c.VK_ERROR_UNKNOWN, f"no image of {extent}, {levels} and {layers}")
-        linear = info.tiling == c.VK_IMAGE_TILING_LINEAR
+        linear = info.tiling != c.VK_IMAGE_TILING_OPTIMAL
+        self.samples = int(info.samples)
         self.format = FORMATS[info.format]
         self.levels = levels
         self.layers = layers
         self.volume = info.imageType == c.VK_IMAGE_TYPE_3D
-        self.layout = Layout.of(self.format, extent, levels, layers, linear)
+        self.layout = Layout.of(self.format, extent, levels, layers, linear, self.samples)
+        if info.tiling == _DRM:
+            self._check_modifier(info)
         if self.layout.size > HEAP_SIZE:
             raise Failure(c.VK_ERROR_OUT_OF_DEVICE_MEMORY, f"{self.layout.size} bytes of image")
         numbers = (info.format, info.imageType, info.samples, info.tiling, levels, layers)
         facts = (extent, tuple(int(number) for number in numbers))
         super().__init__(device, self.layout.size, info, facts)
 
+    def _check_modifier(self, info: Any) -> None:
+        """Refuse every DRM format modifier but the linear one, and planes that lie elsewhere."""
+        chain = chained(info)
+        offered: Any = chain.get(_MODIFIER_LIST)
+        given: Any = chain.get(_MODIFIER)
+        if offered is not None:
+            found = [offered.pDrmFormatModifiers[i] for i in range(offered.drmFormatModifierCount)]
+        else:
+            found = [given.drmFormatModifier] if given is not None else []
+        if LINEAR not in found:
+            raise Failure(c.VK_ERROR_UNKNOWN, f"no DRM format modifier of {found}")
+        if given is None:
+            return
+        planes = [self.layout.subresources[0, plane] for plane in range(len(self.format.planes))]
+        if [(each.offset, each.row) for each in planes] != [
+            (given.pPlaneLayouts[i].offset, given.pPlaneLayouts[i].rowPitch)
+            for i in range(given.drmFormatModifierPlaneCount)
+        ]:
+            why = "planes that lie otherwise than here"
+            raise Failure(c.VK_ERROR_INVALID_DRM_FORMAT_MODIFIER_PLANE_LAYOUT_EXT, why)
+
     def subresource(self, aspect: int, level: int) -> Subresource:
         """The plane and mip level that a copy or a layout query names."""
         for index, plane in enumerate(self.format.planes):
             # Exactly one aspect at a time can be copied.
-            if plane.aspect == aspect and 0 <= level < self.levels:
+            if aspect in (plane.aspect, _MEMORY_PLANES[index]) and 0 <= level < self.levels:
                 return self.layout.subresources[level, index]
         raise Failure(c.VK_ERROR_DEVICE_LOST, f"this image has no aspect {aspect:#x} at {level}")
+
+
+_DRM = int(c.VK_IMAGE_TILING_DRM_FORMAT_MODIFIER_EXT)
+_MODIFIER_LIST = int(c.VK_STRUCTURE_TYPE_IMAGE_DRM_FORMAT_MODIFIER_LIST_CREATE_INFO_EXT)
+_MODIFIER = int(c.VK_STRUCTURE_TYPE_IMAGE_DRM_FORMAT_MODIFIER_EXPLICIT_CREATE_INFO_EXT)
+_MEMORY_PLANES = (
+    int(c.VK_IMAGE_ASPECT_MEMORY_PLANE_0_BIT_EXT),
+    int(c.VK_IMAGE_ASPECT_MEMORY_PLANE_1_BIT_EXT),
+)
 
 
 class View(Object):
@@ -296,6 +331,12 @@ def vkGetImageSubresourceLayout(handle: int, image: int, asked: Any, layout: Any
     layout.rowPitch = place.row
     layout.arrayPitch = found.layout.layer
     layout.depthPitch = place.slice
+
+
+def vkGetImageDrmFormatModifierPropertiesEXT(handle: int, image: int, properties: Any) -> int:
+    find(Image, image, find(Device, handle))
+    properties.drmFormatModifier = LINEAR
+    return SUCCESS
 
 
 # -- binding ----------------------------------------------------------------------------------

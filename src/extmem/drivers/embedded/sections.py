@@ -17,10 +17,12 @@ import ctypes
 import errno
 import secrets
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from struct import Struct
 
 from extmem.drivers.driver import HandleOrigin
+from extmem.drivers.embedded.keyed_mutex import KeyedMutex
 from extmem.drivers.embedded.labels import (
     LABEL_OFFSET,
     Label,
@@ -36,15 +38,22 @@ from extmem.handles.system import kernel
 from extmem.vk import _constants as c
 
 __all__ = [
+    "TAKEN",
     "Section",
+    "Taken",
     "create_kmt",
     "create_nt",
+    "failure_of",
     "get_kmt",
     "get_nt",
+    "is_held",
     "label_of",
     "make",
     "make_kmt",
+    "name_of",
     "narrow",
+    "numbers",
+    "obtain",
     "open_section",
     "origin_of",
 ]
@@ -59,11 +68,19 @@ _NO_MEMORY = (8, 14, 1455)
 _NO_HANDLES = (4, 1450)
 _DENIED = 5
 
+# A name that cannot be given, because it is somebody's already: there is one; it is not for us to
+# open; it is of another kind.
+TAKEN = (183, 5, 6)
+
 # For the few words that two threads could want at once; never held while anything waits.
 _lock = threading.Lock()
 
 
-def _failure(
+class Taken(Failure):
+    """Somebody has the name."""
+
+
+def failure_of(
     problem: OSError,
     *,
     memory: int = c.VK_ERROR_OUT_OF_DEVICE_MEMORY,
@@ -84,11 +101,13 @@ class Section(Payload):
     __slots__ = (
         "_gone",
         "_writable",
+        "epoch",
         "first",
         "first_access",
         "handle",
         "label",
         "mapped",
+        "mutex",
         "owner",
         "terms",
     )
@@ -105,6 +124,8 @@ class Section(Payload):
         self.first = 0  # the handle that was given away
         self.first_access = 0  # what it granted, in the kernel's bits
         self.owner = False  # of the number
+        self.mutex: KeyedMutex | None = None  # of a texture that was made with one
+        self.epoch = kernel().epoch  # of which life of the kernel its handle, name and number are
         self._gone = False
 
     @property
@@ -120,9 +141,16 @@ class Section(Payload):
         with _lock:
             if self.address:
                 self._gone = _is_stale(self.address - HEADER_SIZE)
-        # An owner that was killed has said nothing, but its section is gone from the namespace.
-        self._gone = self._gone or not _is_held(self.label.kmt)
+        # An owner that was killed has said nothing, but its section is gone from the namespace. A
+        # namespace that has begun anew tells nothing of it: what was imported before stays.
+        if not self._gone and not is_held(self.label.kmt):
+            self._gone = not self.cut_off
         return self._gone
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the kernel that had its handle, name and number is known to have ended."""
+        return self.epoch != kernel().epoch
 
     def close(self) -> None:
         with _lock:
@@ -131,15 +159,20 @@ class Section(Payload):
             if not address:
                 return
             base = address - HEADER_SIZE
+            mutex, self.mutex = self.mutex, None
+            if mutex is not None:
+                mutex.close()
             if self.owner:
                 # First the word, then the name: whoever opens it in between reads the word.
                 ctypes.c_uint32.from_address(base + _STALE_OFFSET).value = 1
-            if handle:
-                kernel().close(handle)
-            kernel().unmap_section(base, self.mapped)
+            try:
+                if handle:
+                    kernel().let_go(handle)
+            finally:
+                kernel().unmap_section(base, self.mapped)
 
 
-def _name_of(number: int) -> str:
+def name_of(number: int) -> str:
     return f"Local\\extmem-kmt-{number}"
 
 
@@ -147,12 +180,12 @@ def _is_stale(base: int) -> bool:
     return bool(ctypes.c_uint32.from_address(base + _STALE_OFFSET).value)
 
 
-def _is_held(number: int) -> bool:
+def is_held(number: int) -> bool:
     try:
-        handle = kernel().open_section(_name_of(number), ACCESS_READ)
+        handle = kernel().open_section(name_of(number), ACCESS_READ)
     except OSError as problem:
         return winerror.code_of(problem) not in (2, 6)
-    kernel().close(handle)
+    kernel().let_go(handle)
     return True
 
 
@@ -168,18 +201,28 @@ def make(
     try:
         handle = kernel().create_section(mapped, name=name, access=ACCESS_ALL, security=security)
     except OSError as problem:
-        raise _failure(problem) from None
+        found = failure_of(problem)
+        if winerror.code_of(problem) in TAKEN and isinstance(found, Failure):
+            raise Taken(found.result, str(found)) from None
+        raise found from None
     try:
         base = kernel().map_section(handle, mapped)
     except OSError as problem:
-        kernel().close(handle)
-        raise _failure(problem) from None
+        kernel().let_go(handle)
+        raise failure_of(problem) from None
     packed = label.pack()
     ctypes.memmove(base + LABEL_OFFSET, packed, len(packed))
     # Last, because an importer takes nothing without it.
     header = contents.header()
     ctypes.memmove(base, header, len(header))
-    return Section(base, mapped, contents.size, label, handle=handle)
+    section = Section(base, mapped, contents.size, label, handle=handle)
+    if label.keyed_mutex:
+        try:
+            section.mutex = KeyedMutex.of_section(handle, HEADER_SIZE, label.identity)
+        except OSError as problem:
+            section.close()
+            raise failure_of(problem) from None
+    return section
 
 
 def narrow(section: Section, access: int, security: Security | None) -> None:
@@ -187,20 +230,23 @@ def narrow(section: Section, access: int, security: Security | None) -> None:
     own = section.handle
     inherit = security is not None and security.inherit
     section.handle = kernel().duplicate(own, access=access, inherit=inherit)
-    kernel().close(own)
+    kernel().let_go(own)
+
+
+def numbers() -> Iterator[int]:
+    """Numbers to try for something that goes by one."""
+    for _ in range(100):
+        # Even and no multiple of four, so that it can never be taken for an NT handle.
+        yield 0x4000_0000 | secrets.randbits(26) << 2 | 2
 
 
 def make_kmt(contents: Contents, label: Label) -> Section:
     """A new section with a number, held by its name."""
-    for _ in range(100):
-        # Even and no multiple of four, so that it can never be taken for an NT handle.
-        number = 0x4000_0000 | secrets.randbits(26) << 2 | 2
+    for number in numbers():
         try:
-            section = make(contents, replace(label, kmt=number), _name_of(number))
-        except Failure as problem:
-            if problem.result != c.VK_ERROR_INVALID_EXTERNAL_HANDLE:
-                raise
-            last = problem  # most likely the number is taken
+            section = make(contents, replace(label, kmt=number), name_of(number))
+        except Taken as problem:
+            last = problem
             continue
         section.owner = True
         return section
@@ -223,7 +269,7 @@ def create_nt(contents: Contents, terms: Terms) -> Payload:
         narrow(section, _BOTH if terms.access is None else terms.access, terms.security)
     except OSError as problem:
         section.close()
-        raise _failure(problem) from None
+        raise failure_of(problem) from None
     return section
 
 
@@ -245,13 +291,13 @@ def get_nt(payload: Payload) -> int:
     """
     assert isinstance(payload, Section)
     inherit = payload.terms.security is not None and payload.terms.security.inherit
-    with _lock:
-        handle = payload.handle
-        if handle and not payload.terms.nv:
-            payload.first_access = kernel().info(handle).access
-            payload.handle, payload.first = 0, handle
-            return handle
     try:
+        with _lock:
+            handle = payload.handle
+            if handle and not payload.terms.nv:
+                payload.first_access = kernel().info(handle).access
+                payload.handle, payload.first = 0, handle
+                return handle
         if not handle:
             handle = payload.first
             page = _page_of(handle) if handle else None
@@ -266,7 +312,7 @@ def get_nt(payload: Payload) -> int:
                 raise Failure(c.VK_ERROR_UNKNOWN, why)
         return kernel().duplicate(handle, inherit=inherit)
     except OSError as problem:
-        found = _failure(
+        found = failure_of(
             problem,
             memory=c.VK_ERROR_OUT_OF_HOST_MEMORY,
             handles=c.VK_ERROR_TOO_MANY_OBJECTS,
@@ -281,7 +327,15 @@ def get_kmt(payload: Payload) -> int:
     assert isinstance(payload, Section)
     if payload.stale:
         raise Failure(c.VK_ERROR_VALIDATION_FAILED, "this memory was imported by a stale number")
-    return payload.label.kmt
+    number = payload.label.kmt
+    try:
+        kernel().let_go(kernel().open_section(name_of(number), ACCESS_READ))
+    except OSError as problem:
+        if winerror.code_of(problem) != _DENIED:
+            raise Failure(c.VK_ERROR_UNKNOWN, str(problem)) from None
+    if payload.cut_off:
+        raise Failure(c.VK_ERROR_UNKNOWN, "the directory ended that knew its number")
+    return number
 
 
 # -- taken in -----------------------------------------------------------------------------------
@@ -314,14 +368,14 @@ def _page_of(handle: int) -> bytes | None:
     return page
 
 
-def _obtain(source: Source, kmt: bool) -> int:
+def obtain(source: Source, kmt: bool) -> int:
     """A handle of our own of what is imported."""
     if (source.name is None) == (not source.handle):
         raise refused("an import takes a handle or a name, and not both")
     if kmt:
         if source.name is not None or source.handle >> 32:
             raise refused("a KMT handle is a number of 32 bits, and has no name")
-        return _open_name(_name_of(source.handle))
+        return _open_name(name_of(source.handle))
     if source.name is not None:
         if not source.name:
             raise refused("an empty name")
@@ -342,13 +396,13 @@ def _open_name(name: str) -> int:
 def page_of(source: Source, kmt: bool) -> bytes | None:
     """The first page of what a handle or name stands for, as `_page_of` says it."""
     try:
-        handle = _obtain(source, kmt)
+        handle = obtain(source, kmt)
     except OSError as problem:
-        raise _failure(problem, memory=c.VK_ERROR_OUT_OF_HOST_MEMORY) from None
+        raise failure_of(problem, memory=c.VK_ERROR_OUT_OF_HOST_MEMORY) from None
     try:
         return _page_of(handle)
     finally:
-        kernel().close(handle)
+        kernel().let_go(handle)
 
 
 def label_of(source: Source, kind: int, kmt: bool) -> tuple[Label, Contents]:
@@ -410,7 +464,7 @@ def open_section(
         raise refused("imported memory has the name that its exporter gave it, or none")
     handle = base = size = 0
     try:
-        handle = _obtain(source, kmt)
+        handle = obtain(source, kmt)
         if kernel().info(handle).type_name != "Section":
             raise refused("this handle is no section")
         size = kernel().section_size(handle)
@@ -426,9 +480,11 @@ def open_section(
         if kmt and _is_stale(base):
             raise refused("the owner of this number is gone")
         section = Section(base, size, found.size, label, handle=handle, writable=writable)
+        if label.keyed_mutex:
+            section.mutex = KeyedMutex.of_section(handle, HEADER_SIZE, label.identity)
         if kmt or again is None:
             section.handle = 0
-            kernel().close(handle)
+            kernel().let_go(handle)
             handle = 0
         else:
             section.terms = again
@@ -439,9 +495,11 @@ def open_section(
         if base:
             kernel().unmap_section(base, size)
         if handle:
-            kernel().close(handle)
+            kernel().let_go(handle)
         if isinstance(problem, OSError):
-            raise _failure(problem) from None
+            raise failure_of(problem) from None
+        if isinstance(problem, ValueError):
+            raise refused(str(problem)) from None
         raise
 
 

@@ -1,13 +1,11 @@
-"""Fences, semaphores and events.
+"""Fences, semaphores and events: the objects, and the commands that stay in this process.
 
-All of a device's waiting happens on one condition (`Device.changed`), because a wait may be for any
-of several things at once; whatever changes the state of one of them tells all who wait.
+What a fence or semaphore is made of is its payload (`signals.py`); how it leaves the process and
+comes in is in `sync_external.py`.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 from extmem.drivers.embedded.device import Device
@@ -21,20 +19,82 @@ from extmem.drivers.embedded.objects import (
     put,
     register,
 )
+from extmem.drivers.embedded.payload import Terms
+from extmem.drivers.embedded.signals import Local, Signal
+from extmem.drivers.embedded.sync_carriers import SyncCarrier, carrier_of
+from extmem.drivers.embedded.titles import FENCE, SEMAPHORE, Title
+from extmem.drivers.embedded.waiting import wait_for
+from extmem.handles.security import security_of
 from extmem.vk import _constants as c
 
-__all__ = ["Event", "Fence", "Semaphore", "wait_until"]
+__all__ = ["Event", "Fence", "Semaphore", "Synchroniser"]
 
-# From here on a timeout means "for ever": it is 146 years.
-_FOREVER = 1 << 62
+_EXPORT_SEMAPHORE = int(c.VK_STRUCTURE_TYPE_EXPORT_SEMAPHORE_CREATE_INFO)
+_EXPORT_FENCE = int(c.VK_STRUCTURE_TYPE_EXPORT_FENCE_CREATE_INFO)
+_SEMAPHORE_TERMS = int(c.VK_STRUCTURE_TYPE_EXPORT_SEMAPHORE_WIN32_HANDLE_INFO_KHR)
+_WAIT_ANY = int(c.VK_SEMAPHORE_WAIT_ANY_BIT)
+_FENCE_TERMS = int(c.VK_STRUCTURE_TYPE_EXPORT_FENCE_WIN32_HANDLE_INFO_KHR)
 
 
-class Fence(Object):
+class Synchroniser(Object):
+    """A semaphore or a fence: it has a payload, and may have another one for a while."""
+
+    kind = ""  # as in `handle_types`
+
+    def __init__(self, device: Device, permanent: Signal) -> None:
+        super().__init__(device)
+        self.permanent = permanent
+        self.temporary: Signal | None = None
+
+    @property
+    def payload(self) -> Signal:
+        """What operations work on now."""
+        return self.temporary or self.permanent
+
+    def replace(self, payload: Signal, temporary: bool) -> None:
+        """Import a payload; the one in its place goes."""
+        if self.temporary is not None:
+            self.temporary.close()
+        if temporary:
+            self.temporary = payload
+            return
+        self.temporary = None
+        self.permanent.close()
+        self.permanent = payload
+
+    def restore(self) -> None:
+        """Back to the permanent payload."""
+        temporary, self.temporary = self.temporary, None
+        if temporary is not None:
+            temporary.close()
+
+    def close(self) -> None:
+        self.restore()
+        self.permanent.close()
+
+
+class Fence(Synchroniser):
     """Signalled or not."""
 
-    def __init__(self, device: Device, signaled: bool) -> None:
-        super().__init__(device)
-        self.signaled = signaled
+    kind = "fence"
+
+
+class Semaphore(Synchroniser):
+    """A binary semaphore is signalled or not; a timeline counts."""
+
+    kind = "semaphore"
+
+    def __init__(self, device: Device, permanent: Signal, timeline: bool, flags: int) -> None:
+        super().__init__(device, permanent)
+        self.timeline = timeline
+        self.flags = flags
+
+    def awaited(self) -> tuple[Signal, bool]:
+        """The payload that a submission will wait for, and whether it is the submission's now:
+        a wait is what a temporary payload was for.
+        """
+        temporary, self.temporary = self.temporary, None
+        return (temporary, True) if temporary is not None else (self.permanent, False)
 
 
 class Event(Object):
@@ -45,57 +105,75 @@ class Event(Object):
         self.signaled = False
 
 
-class Semaphore(Object):
-    """A binary semaphore has the values 0 and 1; a timeline counts."""
-
-    def __init__(self, device: Device, timeline: bool, value: int) -> None:
-        super().__init__(device)
-        self.timeline = timeline
-        self.value = value
-
-    def reached(self, value: int) -> bool:
-        return self.value >= value if self.timeline else self.value == 1
-
-    def consume(self) -> None:
-        """A wait for a binary semaphore ends with it unsignalled again."""
-        if not self.timeline:
-            self.value = 0
-
-    def signal(self, value: int) -> None:
-        if self.timeline:
-            if value <= self.value:
-                raise Failure(c.VK_ERROR_UNKNOWN, f"signal of {value} at value {self.value}")
-            self.value = value
-        else:
-            self.value = 1
+# -- making payloads ----------------------------------------------------------------------------
 
 
-def wait_until(device: Device, ready: Callable[[], bool], timeout: int) -> int:
-    """Wait for something that announces itself on the device; a VkResult."""
-    deadline = None if timeout >= _FOREVER else time.monotonic() + timeout / 1e9
-    with device.changed:
-        while not ready():
-            if device.lost:
-                return int(c.VK_ERROR_DEVICE_LOST)
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return int(c.VK_TIMEOUT)
-            device.changed.wait(left)
-    return SUCCESS
+def _terms(nodes: dict[int, Any], stype: int) -> Terms:
+    """How a payload is exported: read deeply, because its pointers may die after the call."""
+    node: Any = nodes.get(stype)
+    if node is None:
+        return Terms()
+    try:
+        security = security_of(node.pAttributes[0]) if node.pAttributes else None
+    except OSError as problem:
+        raise Failure(c.VK_ERROR_INVALID_EXTERNAL_HANDLE, str(problem)) from None
+    return Terms(node.name, node.dwAccess, security)
+
+
+def exported(device: Device, object: str, handle_type: int, timeline: bool) -> SyncCarrier:
+    """What carries a handle type, refused where it is not offered to this device."""
+    carrier = carrier_of(object, handle_type)
+    if (
+        carrier is None
+        or carrier.type.extension not in device.extensions
+        or not carrier.carries(timeline)
+    ):
+        # Also for two types at once: nothing here is compatible with anything else. Better no
+        # semaphore than one that two processes wait for in vain.
+        raise Failure(c.VK_ERROR_UNKNOWN, f"no {object} is shared as {handle_type:#x} here")
+    return carrier
+
+
+def _payload(
+    device: Device,
+    object: str,
+    types: int,
+    terms: Terms,
+    *,
+    timeline: bool = False,
+    value: int = 0,
+    flags: int = 0,
+) -> Signal:
+    """A new payload: of this process, or one that can be exported."""
+    if not types:
+        return Local(device, counts=timeline, value=value)
+    carrier = exported(device, object, types, timeline)
+    if carrier.create is None:
+        return Local(device, counts=timeline, value=value, types=types)
+    number = SEMAPHORE if object == "semaphore" else FENCE
+    title = Title(number, types, device.physical.identity.uuid, timeline, flags)
+    return carrier.create(title, value, timeline or carrier.counts_always, terms)
 
 
 # -- fences -----------------------------------------------------------------------------------
 
 
 def vkCreateFence(handle: int, info: Any, allocator: None, box: Any) -> int:
+    device, nodes = find(Device, handle), chained(info)
+    export: Any = nodes.get(_EXPORT_FENCE)
+    types = export.handleTypes if export is not None else 0
     signaled = bool(info.flags & c.VK_FENCE_CREATE_SIGNALED_BIT)
-    put(box, register(Fence(find(Device, handle), signaled)))
+    terms = _terms(nodes, _FENCE_TERMS) if types else Terms()
+    payload = _payload(device, "fence", types, terms, value=int(signaled))
+    put(box, register(Fence(device, payload)))
     return SUCCESS
 
 
 def vkDestroyFence(handle: int, fence: int, allocator: None) -> None:
     if fence:
-        discard(find(Fence, fence, find(Device, handle)))
+        gone = find(Fence, fence, find(Device, handle))
+        discard(gone)
+        gone.close()
 
 
 def _fences(device: Device, count: int, array: Any) -> list[Fence]:
@@ -104,72 +182,82 @@ def _fences(device: Device, count: int, array: Any) -> list[Fence]:
 
 def vkResetFences(handle: int, count: int, array: Any) -> int:
     for fence in _fences(find(Device, handle), count, array):
-        fence.signaled = False
+        fence.restore()
+        fence.payload.reset()
     return SUCCESS
 
 
 def vkGetFenceStatus(handle: int, fence: int) -> int:
     device = find(Device, handle)
-    if find(Fence, fence, device).signaled:
+    if find(Fence, fence, device).payload.reached(1):
         return SUCCESS
     return int(c.VK_ERROR_DEVICE_LOST if device.lost else c.VK_NOT_READY)
 
 
 def vkWaitForFences(handle: int, count: int, array: Any, wait_all: int, timeout: int) -> int:
     device = find(Device, handle)
-    fences = _fences(device, count, array)
-    enough = all if wait_all else any
-    return wait_until(device, lambda: enough(fence.signaled for fence in fences), timeout)
+    waits = [(fence.payload, 1) for fence in _fences(device, count, array)]
+    for payload, _ in waits:
+        payload.require()
+    return wait_for(device, waits, all if wait_all else any, timeout)
 
 
 # -- semaphores -------------------------------------------------------------------------------
 
 
 def vkCreateSemaphore(handle: int, info: Any, allocator: None, box: Any) -> int:
-    device = find(Device, handle)
-    asked: Any = chained(info).get(c.VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO)
+    device, nodes = find(Device, handle), chained(info)
+    asked: Any = nodes.get(c.VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO)
     timeline = asked is not None and asked.semaphoreType == c.VK_SEMAPHORE_TYPE_TIMELINE
-    exported: Any = chained(info).get(c.VK_STRUCTURE_TYPE_EXPORT_SEMAPHORE_CREATE_INFO)
-    if exported is not None and exported.handleTypes:
-        # Better no semaphore than one that two processes wait for in vain.
-        raise Failure(c.VK_ERROR_UNKNOWN, "no semaphore can be exported")
-    put(box, register(Semaphore(device, timeline, asked.initialValue if timeline else 0)))
+    export: Any = nodes.get(_EXPORT_SEMAPHORE)
+    types = export.handleTypes if export is not None else 0
+    payload = _payload(
+        device,
+        "semaphore",
+        types,
+        _terms(nodes, _SEMAPHORE_TERMS) if types else Terms(),
+        timeline=timeline,
+        value=asked.initialValue if timeline else 0,
+        flags=info.flags,
+    )
+    put(box, register(Semaphore(device, payload, timeline, info.flags)))
     return SUCCESS
 
 
 def vkDestroySemaphore(handle: int, semaphore: int, allocator: None) -> None:
     if semaphore:
-        discard(find(Semaphore, semaphore, find(Device, handle)))
+        gone = find(Semaphore, semaphore, find(Device, handle))
+        discard(gone)
+        gone.close()
 
 
-def _timeline(device: Device, handle: int | None) -> Semaphore:
+def _timeline(device: Device, handle: int | None) -> Signal:
     found = find(Semaphore, handle, device)
     if not found.timeline:
         raise Failure(c.VK_ERROR_UNKNOWN, "a binary semaphore has no value")
-    return found
+    return found.payload
 
 
 def vkGetSemaphoreCounterValue(handle: int, semaphore: int, box: Any) -> int:
-    put(box, _timeline(find(Device, handle), semaphore).value)
+    put(box, _timeline(find(Device, handle), semaphore).value())
     return SUCCESS
 
 
 def vkWaitSemaphores(handle: int, info: Any, timeout: int) -> int:
     device = find(Device, handle)
-    waits = [
-        (_timeline(device, info.pSemaphores[i]), info.pValues[i])
-        for i in range(info.semaphoreCount)
-    ]
-    enough = any if info.flags & c.VK_SEMAPHORE_WAIT_ANY_BIT else all
-    return wait_until(device, lambda: enough(x.reached(value) for x, value in waits), timeout)
+    semaphores, values = info.pSemaphores, info.pValues
+    waits = [(_timeline(device, semaphores[i]), values[i]) for i in range(info.semaphoreCount)]
+    for payload, _ in waits:
+        payload.require()
+    enough = any if info.flags & _WAIT_ANY else all
+    return wait_for(device, waits, enough, timeout)
 
 
 def vkSignalSemaphore(handle: int, info: Any) -> int:
     device = find(Device, handle)
-    semaphore = _timeline(device, info.semaphore)
-    with device.changed:
-        semaphore.signal(info.value)
-        device.changed.notify_all()
+    payload = _timeline(device, info.semaphore)
+    payload.require()
+    payload.signal(info.value)
     return SUCCESS
 
 

@@ -154,6 +154,8 @@ def copy_buffer_image(
     buffer: Buffer, image: Image, regions: Sequence[BufferImageRegion], to_image: bool
 ) -> None:
     """Copy between a buffer and an image, in either direction."""
+    if image.samples > 1:
+        raise Failure(c.VK_ERROR_DEVICE_LOST, "a copy between a buffer and several samples")
     for region in regions:
         found, inside, slices = _locate(image, region.place, region.extent, write=to_image)
         width, height, _ = region.extent
@@ -173,7 +175,8 @@ def copy_image(source: Image, target: Image, regions: Sequence[ImageRegion]) -> 
     for region in regions:
         origin, from_slab, slices = _locate(source, region.source, region.extent, write=False)
         goal, to_slab, others = _locate(target, region.target, region.extent, write=True)
-        if origin.texel != goal.texel or slices != others:
+        alike = origin.texel == goal.texel and source.samples == target.samples
+        if not alike or slices != others:
             raise Failure(c.VK_ERROR_DEVICE_LOST, "a copy between images that do not match")
         width, height, _ = region.extent
         _copy_slab(to_slab, from_slab, width * origin.texel, height, slices)
