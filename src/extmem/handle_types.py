@@ -24,6 +24,7 @@ __all__ = [
     "memory_type",
     "names_of",
     "nv_of",
+    "sync_type",
 ]
 
 Kind = Literal["fd", "nt", "kmt", "pointer"]
@@ -191,6 +192,7 @@ FENCE: tuple[HandleType, ...] = (
 _BY_NAME = {each.name: each for each in MEMORY}
 _BY_BIT = {each.bit: each for each in MEMORY}
 _NV_BY_NAME = {each.name: each for each in MEMORY_NV}
+_SYNC = {"semaphore": SEMAPHORE, "fence": FENCE}
 
 
 def memory_type(which: str | int) -> HandleType:
@@ -203,6 +205,22 @@ def memory_type(which: str | int) -> HandleType:
     if found is None:
         raise ValueError(f"handle type {which!r}; expected one of {', '.join(_BY_NAME)}")
     return found
+
+
+def sync_type(object: str, which: str | int) -> HandleType:
+    """The type of semaphores or fences for a short name or a bit of theirs.
+
+    object: "semaphore" or "fence": their bits are numbers of their own
+
+    >>> sync_type("semaphore", "sync_fd").bit, sync_type("fence", "sync_fd").bit
+    (16, 8)
+    """
+    known = _SYNC[object]
+    found = [each for each in known if which in (each.name, each.bit)]
+    if not found:
+        names = ", ".join(each.name for each in known)
+        raise ValueError(f"handle type {which!r} of a {object}; expected one of {names}")
+    return found[0]
 
 
 def core_of(nv: HandleType) -> HandleType:
@@ -225,12 +243,14 @@ def nv_of(core: HandleType) -> HandleType | None:
     return _NV_BY_NAME.get(core.twin or "")
 
 
-def names_of(mask: int) -> list[str]:
-    """The short names of the core memory bits in a mask; bits that nobody knows as hexadecimal.
+def names_of(mask: int, table: tuple[HandleType, ...] = MEMORY) -> list[str]:
+    """The short names of the bits in a mask; bits that the table does not know as hexadecimal.
 
     >>> names_of(0x201)
     ['opaque_fd', 'dma_buf']
+    >>> names_of(0x8, SEMAPHORE)
+    ['d3d12_fence']
     """
-    known = [each for each in MEMORY if mask & each.bit]
+    known = [each for each in table if mask & each.bit]
     rest = mask & ~sum(each.bit for each in known)
     return [each.name for each in known] + ([hex(rest)] if rest else [])

@@ -11,7 +11,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakSet
 
-__all__ = ["Origin", "Payloads", "Record", "World", "elsewhere", "kinds_of", "payloads"]
+__all__ = [
+    "Origin",
+    "Payloads",
+    "Record",
+    "SyncOrigins",
+    "SyncSeen",
+    "World",
+    "elsewhere",
+    "kinds_of",
+    "payloads",
+    "sync_origins",
+]
 
 _worlds: WeakSet[World] = WeakSet()
 
@@ -38,6 +49,7 @@ class World:
         self.objects: dict[str, dict[int, Record]] = {}
         # What the driver answered once and will answer again: memory properties, capabilities.
         self.asked: dict[Any, Any] = {}
+        self.submitted: Any = None  # submitted.Submitted, once something was submitted
         self.lock = threading.Lock()
         _worlds.add(self)
 
@@ -77,6 +89,7 @@ class World:
         with self.lock:
             self.objects.clear()
             self.asked.clear()
+            self.submitted = None
         _worlds.discard(self)
 
 
@@ -152,3 +165,39 @@ class Payloads:
 
 # Of the whole process: what one device exports, another may import.
 payloads = Payloads()
+
+
+@dataclass(frozen=True, slots=True)
+class SyncSeen:
+    """What this process knows of a semaphore or fence, because it exported it. Numbers only."""
+
+    object: str  # "semaphore" or "fence"
+    types: int  # the handle types that it was made to be exported as, a mask
+    timeline: bool
+    flags: int  # that it was created with
+    device: bytes | None  # deviceUUID and driverUUID; None where the driver could not be asked
+    driver: bytes | None
+
+
+class SyncOrigins:
+    """The same as `Payloads` for descriptors of semaphores and fences."""
+
+    def __init__(self, most: int = 1024) -> None:
+        self.most = most
+        self._known: dict[tuple[int, int], SyncSeen] = {}
+        self._lock = threading.Lock()
+
+    def add(self, identity: tuple[int, int], seen: SyncSeen) -> None:
+        """Note one that was fetched, now or once more."""
+        with self._lock:
+            self._known.pop(identity, None)
+            self._known[identity] = seen
+            while len(self._known) > self.most:
+                del self._known[next(iter(self._known))]
+
+    def find(self, identity: tuple[int, int]) -> SyncSeen | None:
+        """What is known of what is behind a descriptor."""
+        return self._known.get(identity)
+
+
+sync_origins = SyncOrigins()

@@ -119,3 +119,20 @@ def test_no_alignment_control_of_shared_images(rig: Rig) -> None:
     assert "VUID-VkImageCreateInfo-pNext-09654" in broken(
         lambda: vk.vkCreateImage(rig.device, info)
     )
+
+
+# -- asking about buffers -------------------------------------------------------------------------
+
+
+def test_a_usage_to_ask_about(rig: Rig) -> None:
+    owner = "VUID-VkPhysicalDeviceExternalBufferInfo-None"
+
+    def ask(usage: int, *chain: Any) -> Any:
+        info = vk.VkPhysicalDeviceExternalBufferInfo(usage=usage, handleType=OPAQUE_FD)
+        return vk.vkGetPhysicalDeviceExternalBufferProperties(rig.physical, vk.link(info, *chain))
+
+    assert broken(lambda: ask(0)) == {f"{owner}-09500"}
+    assert broken(lambda: ask(1 << 31 | 1)) == {f"{owner}-09499"}
+    ask(vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT)
+    # Said in 64 bits elsewhere.
+    ask(0, vk.VkBufferUsageFlags2CreateInfo(usage=1))

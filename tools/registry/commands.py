@@ -35,6 +35,16 @@ BY_HAND = {
         "vkGetMemoryWin32HandleNV",
         "vkGetMemoryWin32HandlePropertiesKHR",
     ),
+    "extmem.vk.synchronisation": (
+        "vkImportSemaphoreFdKHR",
+        "vkImportSemaphoreWin32HandleKHR",
+        "vkImportFenceFdKHR",
+        "vkImportFenceWin32HandleKHR",
+        "vkGetSemaphoreFdKHR",
+        "vkGetSemaphoreWin32HandleKHR",
+        "vkGetFenceFdKHR",
+        "vkGetFenceWin32HandleKHR",
+    ),
 }
 
 

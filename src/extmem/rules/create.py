@@ -1,4 +1,4 @@
-"""Rules for creating buffers and images whose memory is shared."""
+"""Rules for creating buffers and images whose memory is shared, and for asking about them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from extmem.handle_types import MEMORY_NV, names_of
 from extmem.rules.engine import Call, Findings, Site, rule
+from extmem.rules.implicit import known_bits
 from extmem.vk import _constants as c
 
 _UNDEFINED = int(c.VK_IMAGE_LAYOUT_UNDEFINED)
@@ -159,4 +160,30 @@ def no_alignment_control_of_shared_images(call: Call, site: Site) -> Findings:
             "pNext",
             "has VkImageAlignmentControlCreateInfoMESA on an image with external memory.",
             "Leave out one of them.",
+        )
+
+
+# -- asking about buffers -------------------------------------------------------------------------
+
+_USAGE_2 = "VkBufferUsageFlags2CreateInfo"  # says it in 64 bits, and then usage means nothing
+
+
+@rule("VUID-VkPhysicalDeviceExternalBufferInfo-None-09499", stage="chain")
+def a_usage_that_buffers_have(call: Call, site: Site) -> Findings:
+    unknown = int(site.value("usage")) & ~known_bits("VkBufferUsageFlagBits")
+    if unknown and _USAGE_2 not in site.chain:
+        yield site.broken(
+            "usage",
+            f"has bits that are no VkBufferUsageFlagBits: {unknown:#x}.",
+            f"Use the usage of the buffer that you will create, or chain {_USAGE_2}.",
+        )
+
+
+@rule("VUID-VkPhysicalDeviceExternalBufferInfo-None-09500", stage="chain")
+def some_usage_to_ask_about(call: Call, site: Site) -> Findings:
+    if not int(site.value("usage")) and _USAGE_2 not in site.chain:
+        yield site.broken(
+            "usage",
+            "is 0.",
+            f"Use the usage of the buffer that you will create, or chain {_USAGE_2}.",
         )

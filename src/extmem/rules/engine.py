@@ -138,16 +138,23 @@ def _load() -> None:
     if not _loaded:
         from extmem.rules import (  # noqa: F401
             allocate,
+            barriers,
             bind,
             create,
             export,
             fd,
+            fences,
             get_win32,
             host,
             import_win32,
+            keyed_mutex,
             mapping,
             nv,
             origins,
+            semaphores,
+            sparse,
+            sync_sharing,
+            waits,
         )
 
         _loaded = True  # last: a module that fails to load must not leave some rules unchecked

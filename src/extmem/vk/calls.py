@@ -235,11 +235,17 @@ def _drive(
 def _run(prototype: Prototype, given: tuple[Any, ...]) -> Any:
     dispatch = dispatch_of(prototype, given[0])
     arguments = converted(prototype, given)
-    if dispatch.checks != "off":
-        check(prototype, dispatch, arguments)
-    result = _drive(prototype, dispatch, arguments, ())
-    if dispatch.checks != "off":
-        record.done(prototype, dispatch, arguments)
+    if dispatch.checks == "off":
+        return _drive(prototype, dispatch, arguments, ())
+    check(prototype, dispatch, arguments)
+    undo = record.begins(prototype, dispatch, arguments)
+    try:
+        result = _drive(prototype, dispatch, arguments, ())
+    except BaseException:
+        if undo is not None:
+            undo()
+        raise
+    record.done(prototype, dispatch, arguments, result)
     return result
 
 

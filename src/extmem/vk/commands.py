@@ -963,56 +963,6 @@ def vkTransitionImageLayout(device: s.VkDevice, transitionCount: int, pTransitio
     run(p.vkTransitionImageLayout, (device, transitionCount, pTransitions))
 
 
-def vkImportSemaphoreWin32HandleKHR(
-    device: s.VkDevice, pImportSemaphoreWin32HandleInfo: s.VkImportSemaphoreWin32HandleInfoKHR
-) -> None:
-    """VK_KHR_external_semaphore_win32."""
-    run(p.vkImportSemaphoreWin32HandleKHR, (device, pImportSemaphoreWin32HandleInfo))
-
-
-def vkGetSemaphoreWin32HandleKHR(
-    device: s.VkDevice, pGetWin32HandleInfo: s.VkSemaphoreGetWin32HandleInfoKHR
-) -> int:
-    """VK_KHR_external_semaphore_win32."""
-    return fetch(p.vkGetSemaphoreWin32HandleKHR, (device, pGetWin32HandleInfo), int)
-
-
-def vkImportSemaphoreFdKHR(
-    device: s.VkDevice, pImportSemaphoreFdInfo: s.VkImportSemaphoreFdInfoKHR
-) -> None:
-    """VK_KHR_external_semaphore_fd."""
-    run(p.vkImportSemaphoreFdKHR, (device, pImportSemaphoreFdInfo))
-
-
-def vkGetSemaphoreFdKHR(device: s.VkDevice, pGetFdInfo: s.VkSemaphoreGetFdInfoKHR) -> int:
-    """VK_KHR_external_semaphore_fd."""
-    return fetch(p.vkGetSemaphoreFdKHR, (device, pGetFdInfo), int)
-
-
-def vkImportFenceWin32HandleKHR(
-    device: s.VkDevice, pImportFenceWin32HandleInfo: s.VkImportFenceWin32HandleInfoKHR
-) -> None:
-    """VK_KHR_external_fence_win32."""
-    run(p.vkImportFenceWin32HandleKHR, (device, pImportFenceWin32HandleInfo))
-
-
-def vkGetFenceWin32HandleKHR(
-    device: s.VkDevice, pGetWin32HandleInfo: s.VkFenceGetWin32HandleInfoKHR
-) -> int:
-    """VK_KHR_external_fence_win32."""
-    return fetch(p.vkGetFenceWin32HandleKHR, (device, pGetWin32HandleInfo), int)
-
-
-def vkImportFenceFdKHR(device: s.VkDevice, pImportFenceFdInfo: s.VkImportFenceFdInfoKHR) -> None:
-    """VK_KHR_external_fence_fd."""
-    run(p.vkImportFenceFdKHR, (device, pImportFenceFdInfo))
-
-
-def vkGetFenceFdKHR(device: s.VkDevice, pGetFdInfo: s.VkFenceGetFdInfoKHR) -> int:
-    """VK_KHR_external_fence_fd."""
-    return fetch(p.vkGetFenceFdKHR, (device, pGetFdInfo), int)
-
-
 def vkGetPhysicalDeviceExternalImageFormatPropertiesNV(
     physicalDevice: s.VkPhysicalDevice,
     format: int,

@@ -39,6 +39,7 @@ from extmem.vk._structures import (
     VkMemoryAllocateInfo,
     VkMemoryGetFdInfoKHR,
 )
+from extmem.vk.borrowed import nt_duplicate, some_handle
 from extmem.vk.chain import walk
 from extmem.vk.mappings import Mapping
 
@@ -211,7 +212,7 @@ def _import_nt(dispatch: Dispatch, device: Any, info: Any, source: Any, box: Any
     given = source.handle
     if not given or not source.handleType & _NT_TYPES[type(source)]:
         return int(dispatch.vkAllocateMemory(device, info, None, box))
-    copy = _nt_duplicate(given)
+    copy = nt_duplicate(given)
     if copy is None:
         return int(dispatch.vkAllocateMemory(device, info, None, box))
     source.handle = copy
@@ -219,7 +220,7 @@ def _import_nt(dispatch: Dispatch, device: Any, info: Any, source: Any, box: Any
         return int(dispatch.vkAllocateMemory(device, info, None, box))
     finally:
         source.handle = given
-        kernel().close(copy)
+        kernel().let_go(copy)
 
 
 def vkFreeMemory(device: s.VkDevice, memory: int | None) -> None:
@@ -272,7 +273,7 @@ def vkGetMemoryWin32HandleKHR(
     KMT values are never closed. An NT handle can be fetched once; duplicate it for more.
     """
     prototype = p.vkGetMemoryWin32HandleKHR
-    handle = _some(prototype, calls.fetch(prototype, (device, pGetWin32HandleInfo), int))
+    handle = some_handle(prototype, calls.fetch(prototype, (device, pGetWin32HandleInfo), int))
     _note_fetch(device, pGetWin32HandleInfo.memory, pGetWin32HandleInfo.handleType)
     return handle
 
@@ -280,16 +281,8 @@ def vkGetMemoryWin32HandleKHR(
 def vkGetMemoryWin32HandleNV(device: s.VkDevice, memory: int, handleType: int) -> int:
     """VK_NV_external_memory_win32. A handle of the payload; NV lets it be fetched again."""
     prototype = p.vkGetMemoryWin32HandleNV
-    handle = _some(prototype, calls.fetch(prototype, (device, memory, handleType), int))
+    handle = some_handle(prototype, calls.fetch(prototype, (device, memory, handleType), int))
     _note_fetch(device, memory, handleType, nv=True)
-    return handle
-
-
-def _some(prototype: Prototype, handle: int) -> int:
-    if not handle:
-        raise DriverError(
-            c.VK_ERROR_UNKNOWN, prototype.name, "the driver said VK_SUCCESS and gave no handle"
-        )
     return handle
 
 
@@ -311,26 +304,16 @@ def vkGetMemoryWin32HandlePropertiesKHR(
     if dispatch.checks != "off":
         calls.check(prototype, dispatch, arguments, (box,))
     is_nt = handleType & _NT_TYPES[s.VkImportMemoryWin32HandleInfoKHR]
-    copy = _nt_duplicate(handle) if is_nt else None
+    copy = nt_duplicate(handle) if is_nt else None
     try:
         result = dispatch.vkGetMemoryWin32HandlePropertiesKHR(
             device, handleType, handle if copy is None else copy, box
         )
     finally:
         if copy is not None:
-            kernel().close(copy)
+            kernel().let_go(copy)
     calls.raise_for(prototype, result)
     return box
-
-
-def _nt_duplicate(handle: int) -> int | None:
-    """A duplicate for the driver. None if it is no handle of this process: what to say of that is
-    the driver's, or was the rules' part.
-    """
-    try:
-        return kernel().duplicate(handle)
-    except OSError:
-        return None
 
 
 def _note_fetch(device: Any, memory: int, handle_type: int, *, nv: bool = False) -> None:

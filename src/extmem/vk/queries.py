@@ -8,8 +8,7 @@ next call, so those answers live as long as the call.
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from extmem.drivers.driver import HandleOrigin, Provenance
@@ -18,7 +17,7 @@ from extmem.handles import host_memory
 from extmem.handles.system import kernel
 from extmem.vk import _constants as c
 from extmem.vk import _structures as s
-from extmem.vk._dispatch import Dispatch
+from extmem.vk.sync_queries import Descriptor, External, SyncQueries
 
 if os.name != "nt":
     from extmem.handles import posix
@@ -32,14 +31,6 @@ _NVIDIA = 0x10DE
 _DESCRIPTORS = sum(each.bit for each in MEMORY if each.kind == "fd")
 # Their capabilities depend on structures that are not kept: the DRM modifier of an image.
 _TILINGS = (int(c.VK_IMAGE_TILING_OPTIMAL), int(c.VK_IMAGE_TILING_LINEAR))
-
-
-class External(NamedTuple):
-    """What a device can do with a handle type."""
-
-    features: int
-    compatible: int  # types that may be named together with it
-    reexport: int  # types that memory imported from it can be exported as
 
 
 class Needs(NamedTuple):
@@ -59,36 +50,10 @@ class Limits(NamedTuple):
     vendor: int = 0  # vendorID
 
 
-class Descriptor(NamedTuple):
-    """What an open file descriptor is."""
-
-    kind: str  # as `posix.describe` says
-    identity: tuple[int, int]  # device and inode
-    size: int  # bytes
-    major: int  # of a device file, which driver answers it
-
-
-class Queries:
+class Queries(SyncQueries):
     """Questions about the device behind one dispatch table, during one call."""
 
-    __slots__ = ("_asked", "_dispatch", "_instance", "_seen")
-
-    def __init__(self, dispatch: Dispatch) -> None:
-        self._dispatch = dispatch
-        self._instance = dispatch.parent or dispatch
-        self._asked = dispatch.world.asked
-        self._seen: dict[Any, Any] = {}
-
-    def _once(self, key: Any, ask: Callable[[], Any]) -> Any:
-        if key not in self._asked:
-            self._asked[key] = ask()
-        return self._asked[key]
-
-    def now(self, key: Any, ask: Callable[[], Any]) -> Any:
-        """An answer that several rules of one call need, worked out once."""
-        if key not in self._seen:
-            self._seen[key] = ask()
-        return self._seen[key]
+    __slots__ = ()
 
     # -- the device -----------------------------------------------------------------------------
 
@@ -304,23 +269,6 @@ class Queries:
 
     # -- descriptors ------------------------------------------------------------------------------
 
-    def descriptor(self, fd: int) -> Descriptor | None:
-        """What a descriptor is; None if the number is not open."""
-
-        def ask() -> Descriptor | None:
-            if sys.platform == "win32":  # there they are C's, and no kernel object stands behind
-                return None
-            try:
-                status = os.fstat(fd)
-                kind = posix.describe(fd)
-            except (OSError, OverflowError):
-                return None
-            identity = (status.st_dev, status.st_ino)
-            return Descriptor(kind, identity, status.st_size, os.major(status.st_rdev))
-
-        answer: Descriptor | None = self.now(("fd", fd), ask)
-        return answer
-
     def fd_memory_types(self, handle_type: int, fd: int) -> int | None:
         """The memory types that can import a descriptor; None if the device cannot be asked.
 
@@ -380,7 +328,7 @@ class Queries:
                 )
             finally:
                 if nt:
-                    kernel().close(copy)
+                    kernel().let_go(copy)
             return int(box.memoryTypeBits) if result == 0 else 0
 
         answer: int | None = self.now(("win32 types", handle_type, handle), ask)

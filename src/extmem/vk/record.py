@@ -10,9 +10,21 @@ from extmem.vk._base import Structure, VkHandle
 from extmem.vk._dispatch import Dispatch
 from extmem.vk._prototype import Prototype
 from extmem.vk.queries import Queries
+from extmem.vk.record_commands import CHANGES as RECORDING
+from extmem.vk.record_commands import command_buffer_facts, recorded
+from extmem.vk.record_submits import BEFORE, ENDED, Undo
+from extmem.vk.record_sync import fence_facts, semaphore_facts
 from extmem.world import Origin, World, payloads
 
-__all__ = ["chain_of", "done", "fetched", "made", "made_with", "memory_facts"]
+__all__ = [
+    "begins",
+    "chain_of",
+    "done",
+    "fetched",
+    "made",
+    "made_with",
+    "memory_facts",
+]
 
 Facts = dict[str, Any]
 
@@ -43,12 +55,22 @@ def made(prototype: Prototype, dispatch: Dispatch, arguments: list[Any], handle:
     dispatch.world.add(kind, int(handle), parent, **facts)
 
 
-def done(prototype: Prototype, dispatch: Dispatch, arguments: list[Any]) -> None:
+def begins(prototype: Prototype, dispatch: Dispatch, arguments: list[Any]) -> Undo | None:
+    """A command is about to be driven. What comes back is to be called if it fails."""
+    note = BEFORE.get(prototype.name)
+    return note(dispatch, arguments) if note is not None else None
+
+
+def done(prototype: Prototype, dispatch: Dispatch, arguments: list[Any], result: Any = 0) -> None:
     """A command without output succeeded."""
     name = prototype.name
     change = _CHANGES.get(name)
     if change is not None:
         change(dispatch, arguments)
+    elif name in ENDED:
+        ENDED[name](dispatch, arguments, result)
+    elif name.startswith("vkCmd"):
+        recorded(name, prototype.params, dispatch, arguments)
     elif name.startswith("vkDestroy") and len(arguments) > 1:
         param = prototype.params[1]
         if arguments[1]:
@@ -184,15 +206,13 @@ def memory_facts(info: Any, chain: dict[str, Structure], arguments: list[Any]) -
 
 
 def _fence(info: Any, chain: dict[str, Structure], arguments: list[Any]) -> Facts:
-    return {"types": _external_types(chain, "VkExportFenceCreateInfo")}
+    return fence_facts(info, _external_types(chain, "VkExportFenceCreateInfo"))
 
 
 def _semaphore(info: Any, chain: dict[str, Structure], arguments: list[Any]) -> Facts:
     kind = chain.get("VkSemaphoreTypeCreateInfo")
-    return {
-        "timeline": bool(kind is not None and kind.semaphoreType == 1),
-        "types": _external_types(chain, "VkExportSemaphoreCreateInfo"),
-    }
+    timeline = bool(kind is not None and kind.semaphoreType == 1)
+    return semaphore_facts(info, timeline, _external_types(chain, "VkExportSemaphoreCreateInfo"))
 
 
 def _command_pool(info: Any, chain: dict[str, Structure], arguments: list[Any]) -> Facts:
@@ -200,7 +220,7 @@ def _command_pool(info: Any, chain: dict[str, Structure], arguments: list[Any]) 
 
 
 def _command_buffer(info: Any, chain: dict[str, Structure], arguments: list[Any]) -> Facts:
-    return {"pool": info.commandPool, "level": info.level}
+    return command_buffer_facts(info)
 
 
 _FACTS: dict[str, Callable[[Any, dict[str, Structure], list[Any]], Facts]] = {
@@ -257,4 +277,5 @@ _CHANGES: dict[str, Callable[[Dispatch, list[Any]], None]] = {
     "vkBindBufferMemory2": _bind_buffers,
     "vkBindImageMemory2": _bind_images,
     "vkFreeCommandBuffers": _free_command_buffers,
+    **RECORDING,
 }

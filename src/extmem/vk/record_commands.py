@@ -1,0 +1,129 @@
+"""What the world learns of command buffers: which resources their commands touch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from extmem.vk import _structures as s
+from extmem.vk._base import Structure
+from extmem.vk._dispatch import Dispatch
+from extmem.world import Record, World
+
+__all__ = ["CHANGES", "command_buffer_facts", "memories", "recorded"]
+
+
+def command_buffer_facts(info: Any) -> dict[str, Any]:
+    """A new command buffer."""
+    return {
+        "pool": info.commandPool,
+        "level": info.level,
+        "uses": set(),  # the buffers and images that its commands touch, by kind and handle
+        "calls": set(),  # secondary command buffers
+        "tells": False,  # it sets an event, by which the host can see how far it came
+    }
+
+
+def memories(world: World, commands: list[int]) -> frozenset[int]:
+    """The memory that command buffers touch; nothing where an event may tell that they are done."""
+    found: set[int] = set()
+    todo, seen = list(commands), set()
+    while todo:
+        value = todo.pop()
+        record = world.find("VkCommandBuffer", value)
+        if record is None or value in seen:
+            continue
+        seen.add(value)
+        if record.facts["tells"]:
+            return frozenset()
+        todo += record.facts["calls"]
+        for kind, handle in record.facts["uses"]:
+            resource = world.find(kind, handle)
+            memory = resource.facts["memory"] if resource is not None else None
+            if memory is not None:
+                found.add(memory)
+    return frozenset(found)
+
+
+def _handles(array: Any, count: int) -> list[int]:
+    return [int(array[index] or 0) for index in range(count)] if array else []
+
+
+def _items(array: Any, count: int) -> Iterator[Any]:
+    for index in range(count if array else 0):
+        yield array[index]
+
+
+def _forget(record: Record | None) -> None:
+    if record is not None:
+        record.facts["uses"] = set()
+        record.facts["calls"] = set()
+        record.facts["tells"] = False
+
+
+def _begun(dispatch: Dispatch, arguments: list[Any]) -> None:
+    _forget(dispatch.world.find("VkCommandBuffer", int(arguments[0])))
+
+
+def _pool_reset(dispatch: Dispatch, arguments: list[Any]) -> None:
+    pool = dispatch.world.find("VkCommandPool", int(arguments[1]))
+    for record in list(dispatch.world.objects.get("VkCommandBuffer", {}).values()):
+        if record.parent is pool:
+            _forget(record)
+
+
+# Members and parameters that name what a command touches.
+_TOUCHED = {
+    "buffer": "VkBuffer",
+    "srcBuffer": "VkBuffer",
+    "dstBuffer": "VkBuffer",
+    "image": "VkImage",
+    "srcImage": "VkImage",
+    "dstImage": "VkImage",
+}
+
+
+def recorded(name: str, params: Any, dispatch: Dispatch, arguments: list[Any]) -> None:
+    """A command was recorded."""
+    found = dispatch.world.find("VkCommandBuffer", int(arguments[0]))
+    if found is None:
+        return
+    if name.startswith("vkCmdSetEvent"):
+        found.facts["tells"] = True
+    elif name == "vkCmdExecuteCommands":
+        found.facts["calls"].update(_handles(arguments[2], arguments[1]))
+        return
+    uses: set[tuple[str, int]] = found.facts["uses"]
+    for param, value in zip(params, arguments, strict=False):
+        kind = _TOUCHED.get(param.name)
+        if kind is not None and value:
+            uses.add((kind, int(value)))
+        elif isinstance(value, Structure):
+            _touched(uses, value)
+        elif param.name in _BARRIERS and value is not None:
+            for each in value:
+                _touched(uses, each)
+
+
+_BARRIERS = ("pBufferMemoryBarriers", "pImageMemoryBarriers")
+
+
+def _touched(uses: set[tuple[str, int]], item: Any) -> None:
+    for member in item._fields_:
+        kind = _TOUCHED.get(member[0])
+        if kind is not None:
+            handle = getattr(item, member[0])
+            if handle:
+                uses.add((kind, int(handle)))
+    if isinstance(item, s.VkDependencyInfo):
+        for each in _items(item.pBufferMemoryBarriers, item.bufferMemoryBarrierCount):
+            _touched(uses, each)
+        for each in _items(item.pImageMemoryBarriers, item.imageMemoryBarrierCount):
+            _touched(uses, each)
+
+
+CHANGES: dict[str, Callable[[Dispatch, list[Any]], None]] = {
+    "vkBeginCommandBuffer": _begun,
+    "vkResetCommandBuffer": _begun,
+    "vkResetCommandPool": _pool_reset,
+}
