@@ -21,7 +21,15 @@ from ctypes import addressof, memmove, sizeof
 from typing import Any
 
 from extmem.drivers.chains import Exchange, asked_before, followers, rebuilt
-from extmem.drivers.driver import Command, Driver, HandleOrigin, Provenance, Stamps
+from extmem.drivers.driver import (
+    Command,
+    Driver,
+    HandleOrigin,
+    Provenance,
+    Stamps,
+    SyncOrigin,
+    SyncProvenance,
+)
 from extmem.drivers.extensions import (
     enabled,
     longer_list,
@@ -213,6 +221,13 @@ class NvByKhr:
         below = self.below
         return below.fingerprint(device, kind, resource) if isinstance(below, Provenance) else None
 
+    def sync_origin_of(
+        self, object: str, handle_type: int, handle: int, name: str | None
+    ) -> SyncOrigin | None:
+        if not isinstance(self.below, SyncProvenance):
+            return None
+        return self.below.sync_origin_of(object, handle_type, handle, name)
+
     def stamp(self, device: int, memory: int, passport: bytes) -> None:
         if isinstance(self.below, Stamps):
             self.below.stamp(device, memory, passport)
@@ -382,7 +397,7 @@ class NvByKhr:
     def _forget(self, device: int, memory: int | None = None) -> None:
         with self._lock:
             for key in [k for k in self._firsts if k[0] == device and memory in (None, k[1])]:
-                kernel().close(self._firsts.pop(key))
+                kernel().let_go(self._firsts.pop(key))
 
 
 # -- commands that need no memory of their own ----------------------------------------------------

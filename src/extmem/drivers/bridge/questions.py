@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from extmem.drivers.bridge.types import CARRIED, FD, WINDOWS
+from extmem.drivers.bridge.sorts import Sort
+from extmem.drivers.bridge.types import CARRIED, FD, KMT, NT, WINDOWS
 from extmem.drivers.chains import Exchange, followers, rebuilt
 from extmem.drivers.driver import Command
 from extmem.vk import _constants as c
 from extmem.vk import _structures as s
 
-__all__ = ["about_buffers", "about_images"]
+__all__ = ["about_buffers", "about_images", "about_signals", "features_of_fd"]
 
 
 def _told_of(handle_type: int, answer: Any) -> None:
@@ -75,3 +76,41 @@ def _as_fd(item: Any) -> Any:
 
 
 _AS_FD: dict[type, Exchange] = {s.VkPhysicalDeviceExternalImageFormatInfo: _as_fd}
+
+
+# -- semaphores and fences ------------------------------------------------------------------------
+
+
+def about_signals(sort: Sort, below: Command) -> Command:
+    """vkGetPhysicalDeviceExternalSemaphoreProperties, ...FenceProperties."""
+
+    def ask(physical: int, info: Any, found: Any) -> None:
+        handle_type = info.handleType
+        if not handle_type & sort.windows:
+            below(physical, info, found)
+            return
+        features = 0
+        if handle_type in (NT, KMT):  # and no mask of them
+            copy = type(info).from_buffer_copy(info)
+            copy.pNext = info.pNext  # which says whether it is about timelines
+            copy.handleType = FD
+            below(physical, copy, found)
+            features = int(getattr(found, sort.features))
+        setattr(found, sort.features, features)
+        # As with memory: one of the two is exported, and what was imported by us.
+        found.exportFromImportedHandleTypes = handle_type if features & sort.importable else 0
+        found.compatibleHandleTypes = handle_type if features else 0
+
+    return ask
+
+
+def features_of_fd(sort: Sort, below: Command, physical: int, timeline: bool) -> int:
+    """What the driver below can do with OPAQUE_FD of semaphores or fences."""
+    info = sort.question(handleType=FD)
+    if timeline:
+        if sort.object == "fence":
+            return 0
+        info.pNext = s.VkSemaphoreTypeCreateInfo(semaphoreType=c.VK_SEMAPHORE_TYPE_TIMELINE)
+    found = sort.answer()
+    below(physical, info, found)
+    return int(getattr(found, sort.features))

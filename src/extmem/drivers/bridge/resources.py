@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from extmem.drivers.bridge.types import to_fd
-from extmem.drivers.chains import Exchange
+from extmem.drivers.chains import Exchange, followers
 from extmem.share.passport import BufferInfo, ImageInfo
 from extmem.vk import _structures as s
 
@@ -28,6 +28,9 @@ EXCHANGES: dict[type, Exchange] = {
 }
 
 
+_EXTERNAL = s.VkExternalMemoryImageCreateInfo
+
+
 def how_made(info: Any) -> BufferInfo | ImageInfo:
     """What counts of a create info when two resources have to be created identically."""
     if type(info) is s.VkBufferCreateInfo:
@@ -45,4 +48,11 @@ def how_made(info: Any) -> BufferInfo | ImageInfo:
         usage=info.usage,
         flags=info.flags,
         sharing=info.sharingMode,
+        types=sum(int(each.handleTypes) for each in followers(info) if type(each) is _EXTERNAL),
+        formats=tuple(
+            int(each.pViewFormats[i])
+            for each in followers(info)
+            if type(each) is s.VkImageFormatListCreateInfo
+            for i in range(each.viewFormatCount)
+        ),
     )
