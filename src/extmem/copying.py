@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from extmem import vk
+from extmem.allocating import allocate, make_buffer
 from extmem.errors import Unsupported
+from extmem.images.formats import aspect_of
+from extmem.images.infos import LAYOUTS, names_of_usage, shape_of
+from extmem.ownership import transition
+from extmem.submitting import Semaphores, submit
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from extmem.device import Device
+    from extmem.images.image import Image
+    from extmem.memory import Memory
     from extmem.resources import Buffer
 
-__all__ = ["copy", "copying_family", "fill"]
+__all__ = ["copy", "copying_family", "fill", "readback", "upload"]
 
-FOREVER = (1 << 64) - 1
+_GENERAL = LAYOUTS["general"]
+_SOURCE = int(vk.VK_IMAGE_USAGE_TRANSFER_SRC_BIT)
+_TARGET = int(vk.VK_IMAGE_USAGE_TRANSFER_DST_BIT)
 
 
 def copying_family(families: list[vk.VkQueueFamilyProperties]) -> int:
@@ -26,53 +37,213 @@ def copying_family(families: list[vk.VkQueueFamilyProperties]) -> int:
     raise Unsupported("the device has no queue that can copy")
 
 
-def copy(device: Device, source: Buffer, target: Buffer, size: int | None) -> None:
+# -- buffers --------------------------------------------------------------------------------------
+
+
+def copy(
+    device: Device,
+    source: Buffer,
+    target: Buffer,
+    size: int | None,
+    wait: Semaphores = (),
+    signal: Semaphores = (),
+) -> None:
     """Copy `size` bytes, by default as many as the smaller buffer has."""
     length = min(source.size, target.size) if size is None else size
     if not 0 < length <= min(source.size, target.size):
         raise ValueError(
             f"cannot copy {length} bytes from {source.size} bytes to {target.size} bytes"
         )
+    for each in (source, target):
+        each.ownership.use(strict=False)
 
     def record(commands: vk.VkCommandBuffer) -> None:
         region = vk.VkBufferCopy(srcOffset=0, dstOffset=0, size=length)
         vk.vkCmdCopyBuffer(commands, source.handle, target.handle, 1, [region])
 
-    _submit(device, record)
+    _submit(device, record, wait, signal)
 
 
-def fill(device: Device, target: Buffer, value: int) -> None:
+def fill(
+    device: Device,
+    target: Buffer,
+    value: int,
+    wait: Semaphores = (),
+    signal: Semaphores = (),
+) -> None:
     """Fill with a 32-bit value; bytes beyond the last whole word stay as they are."""
+    target.ownership.use(strict=False)
 
     def record(commands: vk.VkCommandBuffer) -> None:
         vk.vkCmdFillBuffer(commands, target.handle, 0, vk.VK_WHOLE_SIZE, value)
 
-    _submit(device, record)
+    _submit(device, record, wait, signal)
 
 
-def _submit(device: Device, record: Callable[[vk.VkCommandBuffer], None]) -> None:
-    """Record commands, make what they write visible to the processor, and wait."""
-    handle = device.handle
-    pool = vk.vkCreateCommandPool(
-        handle, vk.VkCommandPoolCreateInfo(queueFamilyIndex=device.queue_family)
+# -- images ---------------------------------------------------------------------------------------
+
+
+def upload(
+    device: Device,
+    image: Image,
+    array: Any,
+    level: int,
+    layer: int,
+    plane: int,
+    wait: Semaphores,
+    signal: Semaphores,
+) -> None:
+    """Write one plane of one level of one layer, by way of a buffer that both sides see."""
+    import numpy as np
+
+    _copyable(device, image, _TARGET, "upload")
+    shape, dtype = image.layout_of_array(level, layer, plane)
+    given = np.asarray(array)
+    if given.shape != shape or given.dtype != dtype:
+        raise ValueError(
+            f"the array is {given.dtype} {given.shape}; this part of the image takes {dtype} "
+            f"{shape}"
+        )
+    image.ownership.use()
+    with _Staging(device, given.nbytes) as stage:
+        stage.memory.numpy(dtype, shape)[...] = given
+        stage.memory.flush()
+        region = _region(image, level, layer, plane)
+
+        def record(commands: vk.VkCommandBuffer) -> None:
+            before = image.ownership.layout
+            if before != _GENERAL:
+                transition(commands, image, before, _GENERAL)
+            vk.vkCmdCopyBufferToImage(commands, stage.buffer, image.handle, _GENERAL, 1, [region])
+
+        _submit(device, record, wait, signal)
+    image.ownership.layout = _GENERAL
+
+
+def readback(
+    device: Device,
+    image: Image,
+    level: int,
+    layer: int,
+    plane: int,
+    wait: Semaphores,
+    signal: Semaphores,
+) -> np.ndarray[Any, Any]:
+    """Read one plane of one level of one layer, by way of a buffer that both sides see."""
+    import numpy as np
+
+    _copyable(device, image, _SOURCE, "readback")
+    shape, dtype = image.layout_of_array(level, layer, plane)
+    image.ownership.use()
+    result = np.empty(shape, dtype)
+    with _Staging(device, result.nbytes) as stage:
+        region = _region(image, level, layer, plane)
+
+        def record(commands: vk.VkCommandBuffer) -> None:
+            before = image.ownership.layout
+            if before != _GENERAL:
+                transition(commands, image, before, _GENERAL)
+            vk.vkCmdCopyImageToBuffer(commands, image.handle, _GENERAL, stage.buffer, 1, [region])
+
+        _submit(device, record, wait, signal)
+        stage.memory.invalidate()
+        result[...] = stage.memory.numpy(dtype, shape)
+    image.ownership.layout = _GENERAL
+    return result
+
+
+def _copyable(device: Device, image: Image, usage: int, verb: str) -> None:
+    if image.device is not device:
+        raise ValueError(f"{image!r} is of another device")
+    if image.samples > 1:
+        raise Unsupported(
+            f"an image with {image.samples} samples cannot be copied to or from memory; resolve it "
+            "into one with a single sample"
+        )
+    if not image.info.usage & usage:
+        raise Unsupported(
+            f"{verb} needs an image with usage {names_of_usage(usage)}, and this one was made for "
+            f"{names_of_usage(image.info.usage)}"
+        )
+
+
+def _region(image: Image, level: int, layer: int, plane: int) -> vk.VkBufferImageCopy:
+    extent = image.format.planes[plane].extent(shape_of(image.info, level))
+    depth, height, width = (1,) * (3 - len(extent)) + extent
+    return vk.VkBufferImageCopy(
+        imageSubresource=vk.VkImageSubresourceLayers(
+            aspectMask=aspect_of(image.format, plane),
+            mipLevel=level,
+            baseArrayLayer=layer,
+            layerCount=1,
+        ),
+        imageExtent=vk.VkExtent3D(width, height, depth),
     )
-    fence = vk.vkCreateFence(handle, vk.VkFenceCreateInfo())
-    try:
-        (commands,) = vk.vkAllocateCommandBuffers(
-            handle, vk.VkCommandBufferAllocateInfo(commandPool=pool, commandBufferCount=1)
-        )
-        once = vk.VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT
-        vk.vkBeginCommandBuffer(commands, vk.VkCommandBufferBeginInfo(flags=once))
+
+
+class _Staging:
+    """A private buffer in memory that the processor sees, for as long as one copy takes."""
+
+    def __init__(self, device: Device, size: int) -> None:
+        self._device = device
+        self.memory: Memory = allocate(
+            device, size, export=None, name=None, access=None, security=None, dedicated=False,
+            memory="host_visible",
+        )  # fmt: skip
+        try:
+            self.buffer = make_buffer(device, size, 0)
+        except BaseException:
+            self.memory.close()
+            raise
+
+    def __enter__(self) -> _Staging:
+        try:
+            vk.vkBindBufferMemory(self._device.handle, self.buffer, self.memory.handle, 0)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._close(interrupted=kind is KeyboardInterrupt)
+
+    def _close(self, interrupted: bool = False) -> None:
+        if interrupted:  # the device may still work with it
+            self._device._work.afterwards(self._close)
+            return
+        vk.vkDestroyBuffer(self._device.handle, self.buffer)
+        self.memory._close_when_unused()
+
+
+def _submit(
+    device: Device,
+    record: Callable[[vk.VkCommandBuffer], None],
+    wait: Semaphores,
+    signal: Semaphores,
+) -> None:
+    """Have it done, and make what it writes visible to the processor."""
+
+    def visible(commands: vk.VkCommandBuffer) -> None:
+        _barrier(commands, _EARLIER, _TRANSFER)  # a fence that was waited for does not do that
         record(commands)
-        barrier = vk.VkMemoryBarrier(
-            srcAccessMask=vk.VK_ACCESS_TRANSFER_WRITE_BIT,
-            dstAccessMask=vk.VK_ACCESS_HOST_READ_BIT | vk.VK_ACCESS_HOST_WRITE_BIT,
-        )
-        source, target = vk.VK_PIPELINE_STAGE_TRANSFER_BIT, vk.VK_PIPELINE_STAGE_HOST_BIT
-        vk.vkCmdPipelineBarrier(commands, source, target, 0, 1, [barrier], 0, None, 0, None)
-        vk.vkEndCommandBuffer(commands)
-        vk.vkQueueSubmit(device.queue, 1, [vk.VkSubmitInfo(pCommandBuffers=[commands])], fence)
-        vk.vkWaitForFences(handle, 1, [fence], 1, FOREVER)
-    finally:
-        vk.vkDestroyFence(handle, fence)
-        vk.vkDestroyCommandPool(handle, pool)
+        _barrier(commands, _WRITTEN, _HOST)
+
+    submit(device, visible, wait, signal)
+
+
+_EARLIER = (vk.VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, vk.VK_ACCESS_MEMORY_WRITE_BIT)
+_TRANSFER = (
+    vk.VK_PIPELINE_STAGE_TRANSFER_BIT,
+    vk.VK_ACCESS_TRANSFER_READ_BIT | vk.VK_ACCESS_TRANSFER_WRITE_BIT,
+)
+_WRITTEN = (vk.VK_PIPELINE_STAGE_TRANSFER_BIT, vk.VK_ACCESS_TRANSFER_WRITE_BIT)
+_HOST = (
+    vk.VK_PIPELINE_STAGE_HOST_BIT,
+    vk.VK_ACCESS_HOST_READ_BIT | vk.VK_ACCESS_HOST_WRITE_BIT,
+)
+
+
+def _barrier(commands: vk.VkCommandBuffer, before: tuple[int, int], after: tuple[int, int]) -> None:
+    """What came before, by (stages, accesses), is seen by what comes after."""
+    barrier = vk.VkMemoryBarrier(srcAccessMask=before[1], dstAccessMask=after[1])
+    vk.vkCmdPipelineBarrier(commands, before[0], after[0], 0, 1, [barrier], 0, None, 0, None)

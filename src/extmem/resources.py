@@ -6,9 +6,12 @@ import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from extmem import vk
+from extmem import ownership, vk
 from extmem.errors import ClosedError
+from extmem.images.infos import LAYOUTS
 from extmem.memory import Memory
+from extmem.ownership import Ownership
+from extmem.submitting import Semaphores
 
 if TYPE_CHECKING:
     from extmem.device import Device
@@ -23,13 +26,28 @@ class Buffer:
     """
 
     def __init__(
-        self, device: Device, handle: vk.VkBuffer, memory: Memory, offset: int, size: int
+        self,
+        device: Device,
+        handle: vk.VkBuffer | None,  # None: the one that the memory is dedicated to
+        memory: Memory,
+        offset: int,
+        size: int,
+        concurrent: bool = False,
     ) -> None:
         self.device = device
         self.memory = memory
         self.offset = offset  # bytes into the memory
         self.size = size  # bytes
-        self._vk: vk.VkBuffer | None = handle
+        imported = memory.imported
+        self.ownership = Ownership(  # who may use it, as far as this process knows
+            what=f"the buffer of {size} bytes",
+            types=memory.exported + ((imported,) if imported else ()),
+            concurrent=concurrent,
+            layout=LAYOUTS["general"],
+            here=imported is None,
+            untouched=imported is not None,
+        )
+        self._vk: vk.VkBuffer | None = memory.buffer if handle is None else handle
         self._end = weakref.finalize(self, _destroy, device, handle)
 
     @property
@@ -48,6 +66,22 @@ class Buffer:
         if self._vk is None:
             return "<Buffer, closed>"
         return f"<Buffer {self.size} bytes at {self.offset} of {self.memory!r}>"
+
+    def acquire(self, *, source: str = "external", wait: Semaphores = ()) -> None:
+        """Take its bytes over from others, and wait until that is done.
+
+        source: "external" for users of the same device and driver, "foreign" for all others
+        wait: semaphores to wait for first, each alone or as (semaphore, value)
+        """
+        ownership.acquire(self.device, self, self.ownership, "general", source, wait)
+
+    def release(self, *, to: str = "external", signal: Semaphores = ()) -> None:
+        """Give its bytes to others, and wait until that is done. Not to be used until `acquire`.
+
+        to: "external" for users of the same device and driver, "foreign" for all others
+        signal: semaphores to signal then, each alone or as (semaphore, value)
+        """
+        ownership.release(self.device, self, self.ownership, "general", to, signal)
 
     def close(self) -> None:
         """Destroy the buffer. Safe to call again."""
@@ -68,6 +102,6 @@ class Buffer:
         self.close()
 
 
-def _destroy(device: Device, handle: vk.VkBuffer) -> None:
-    if not device.closed:
+def _destroy(device: Device, handle: vk.VkBuffer | None) -> None:
+    if handle is not None and not device.closed:
         vk.vkDestroyBuffer(device.handle, handle)

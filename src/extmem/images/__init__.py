@@ -1,0 +1,1 @@
+"""Images: what they are made as, whether a device takes that, and the object."""

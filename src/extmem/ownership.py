@@ -1,0 +1,227 @@
+"""Who owns a shared image or buffer, and how it goes from one to the other.
+
+What shared memory holds belongs to one user at a time: an instance, another API, another process.
+Who has finished releases it, who wants it acquires it, and a semaphore (or anything else that both
+understand) says when. Who skips that has undefined contents and no error of Vulkan's; so the state
+is kept here, as far as this process can know it, and use at the wrong time is reported.
+
+Both halves have to name the same layouts. So a release first brings an image into the layout in
+which it is handed over, and hands it over without another change; an acquire takes it in that
+layout, and every change after that is its owner's own business.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from extmem import vk
+from extmem.errors import OwnershipError, Unsupported
+from extmem.handle_types import HandleType
+from extmem.images.infos import LAYOUTS
+from extmem.submitting import Semaphores, submit
+
+if TYPE_CHECKING:
+    from extmem.device import Device
+    from extmem.images.image import Image
+    from extmem.resources import Buffer
+
+__all__ = ["Ownership", "Where", "acquire", "layout_of", "release", "transition"]
+
+log = logging.getLogger("extmem")
+
+Where = Literal["external", "foreign"]
+
+_UNDEFINED = LAYOUTS["undefined"]
+_GENERAL = LAYOUTS["general"]
+_FAMILIES = {
+    "external": int(vk.VK_QUEUE_FAMILY_EXTERNAL),
+    "foreign": int(vk.VK_QUEUE_FAMILY_FOREIGN_EXT),
+}
+_IGNORED = int(vk.VK_QUEUE_FAMILY_IGNORED)
+
+# What was or will be done with a resource here is between its owner and Vulkan, so these are the
+# widest there are. The processor's are apart: no other stage includes them.
+_ALL = int(vk.VK_PIPELINE_STAGE_ALL_COMMANDS_BIT)
+_FIRST = int(vk.VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT)
+_LAST = int(vk.VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT)
+_HOST = int(vk.VK_PIPELINE_STAGE_HOST_BIT)
+_READ_WRITE = int(vk.VK_ACCESS_MEMORY_READ_BIT | vk.VK_ACCESS_MEMORY_WRITE_BIT)
+_WRITTEN = int(vk.VK_ACCESS_MEMORY_WRITE_BIT)
+_BY_HOST = int(vk.VK_ACCESS_HOST_READ_BIT | vk.VK_ACCESS_HOST_WRITE_BIT)
+
+
+@dataclass(slots=True)
+class Ownership:
+    """What this process knows of one resource."""
+
+    what: str  # "the image 2D (480, 640) rgba8", for messages
+    types: tuple[HandleType, ...]  # how its memory is shared; none: it is private
+    concurrent: bool  # between the queue families of the device
+    layout: int  # of an image; a buffer has none, and GENERAL stands for that
+    here: bool  # whether it may be used here
+    # Of an import: nobody has acquired it yet. Its contents are undefined here until somebody does.
+    untouched: bool = field(default=False)
+    warned: bool = False
+
+    def use(self, *, strict: bool = True) -> None:
+        """It is about to be read or written by the device.
+
+        strict: whether use of an import that was never acquired is an error, or may be what was
+            meant: memory that nobody has written needs no acquiring
+        """
+        if self.here:
+            return
+        if not self.untouched:
+            raise OwnershipError(
+                f"{self.what} was released, and others may write it now: call acquire() before "
+                "it is used here again"
+            )
+        if strict:
+            raise OwnershipError(
+                f"{self.what} was imported and never acquired, so what is in it is undefined here: "
+                "call acquire() first, with layout='undefined' if all of it will be overwritten"
+            )
+        if not self.warned:
+            self.warned = True
+            log.warning(
+                "%s was imported and never acquired: what others wrote may not be seen", self.what
+            )
+
+
+def layout_of(word: str | int) -> int:
+    """The VkImageLayout for a word.
+
+    >>> layout_of("general")
+    1
+    """
+    if isinstance(word, int):
+        return int(word)
+    if word not in LAYOUTS:
+        raise ValueError(f"layout is {word!r}; expected one of {', '.join(LAYOUTS)}, or a number")
+    return LAYOUTS[word]
+
+
+def acquire(
+    device: Device,
+    what: Image | Buffer,
+    state: Ownership,
+    layout: str | int,
+    source: str,
+    wait: Semaphores,
+) -> None:
+    """`Image.acquire` and `Buffer.acquire`."""
+    _check(device, state, source, "source")
+    number = layout_of(layout)
+    _check_d3d11(state, number, (_GENERAL, _UNDEFINED), "acquired in")
+    if state.here:
+        raise OwnershipError(f"{state.what} is acquired already; release() gives it to others")
+    own = _IGNORED if state.concurrent else device.queue_family
+    # Who takes it as undefined says that nothing of it is needed. It has to become something.
+    after = _GENERAL if number == _UNDEFINED else number
+
+    def record(commands: vk.VkCommandBuffer) -> None:
+        barrier = _barrier(what, number, after, _FAMILIES[source], own)
+        barrier.srcAccessMask = 0  # the releaser's business
+        barrier.dstAccessMask = _READ_WRITE | _BY_HOST
+        _record(commands, _FIRST, _ALL | _HOST, barrier)
+
+    submit(device, record, wait=wait)
+    state.here, state.untouched, state.layout = True, False, after
+
+
+def release(
+    device: Device,
+    what: Image | Buffer,
+    state: Ownership,
+    layout: str | int,
+    to: str,
+    signal: Semaphores,
+) -> None:
+    """`Image.release` and `Buffer.release`."""
+    _check(device, state, to, "to")
+    number = layout_of(layout)
+    if number == _UNDEFINED:
+        raise ValueError("an image is not released as undefined: nobody could read it then")
+    _check_d3d11(state, number, (_GENERAL,), "released in")
+    if not state.here:
+        raise OwnershipError(
+            f"{state.what} is not owned here, so it cannot be released; acquire() it"
+        )
+    own = _IGNORED if state.concurrent else device.queue_family
+
+    def record(commands: vk.VkCommandBuffer) -> None:
+        if state.layout != number:
+            transition(commands, what, state.layout, number)
+        barrier = _barrier(what, number, number, own, _FAMILIES[to])
+        barrier.srcAccessMask = _READ_WRITE
+        barrier.dstAccessMask = 0  # the acquirer's business
+        _record(commands, _ALL, _LAST, barrier)
+
+    submit(device, record, signal=signal)
+    state.here, state.layout = False, number
+
+
+def transition(commands: vk.VkCommandBuffer, image: Any, before: int, after: int) -> None:
+    """Record a change of the layout of a whole image, by its owner."""
+    barrier = _barrier(image, before, after, _IGNORED, _IGNORED)
+    barrier.srcAccessMask = _WRITTEN
+    barrier.dstAccessMask = _READ_WRITE | _BY_HOST
+    _record(commands, _ALL, _ALL | _HOST, barrier)
+
+
+def _check(device: Device, state: Ownership, family: str, word: str) -> None:
+    if not state.types:
+        raise Unsupported(f"{state.what} is private: there is nobody to hand it over to")
+    if family not in _FAMILIES:
+        raise ValueError(f"{word} is {family!r}; expected 'external' or 'foreign'")
+    if family == "external":
+        return
+    if "VK_EXT_queue_family_foreign" not in device.extensions:
+        raise Unsupported(
+            f"{device.physical.name} has no VK_EXT_queue_family_foreign; 'external' is enough for "
+            "users of the same device and driver"
+        )
+    if state.concurrent:
+        raise Unsupported(
+            f"{state.what} is used concurrently, and such resources go to 'external' users alone; "
+            "make it without concurrent=True"
+        )
+
+
+def _check_d3d11(state: Ownership, layout: int, allowed: tuple[int, ...], verb: str) -> None:
+    """Direct3D knows no layouts: what belongs to it is GENERAL whenever it is outside."""
+    if layout not in allowed and any(each.name.startswith("d3d11") for each in state.types):
+        raise ValueError(f"an image of Direct3D 11 is {verb} the layout 'general' alone")
+
+
+def _barrier(what: Any, before: int, after: int, source: int, target: int) -> Any:
+    if not hasattr(what, "info"):
+        return vk.VkBufferMemoryBarrier(
+            srcQueueFamilyIndex=source,
+            dstQueueFamilyIndex=target,
+            buffer=what.handle,
+            offset=0,
+            size=vk.VK_WHOLE_SIZE,
+        )
+    return vk.VkImageMemoryBarrier(
+        oldLayout=before,
+        newLayout=after,
+        srcQueueFamilyIndex=source,
+        dstQueueFamilyIndex=target,
+        image=what.handle,
+        subresourceRange=vk.VkImageSubresourceRange(
+            aspectMask=vk.VK_IMAGE_ASPECT_COLOR_BIT,  # of a planar image: all of its planes
+            levelCount=vk.VK_REMAINING_MIP_LEVELS,
+            layerCount=vk.VK_REMAINING_ARRAY_LAYERS,
+        ),
+    )
+
+
+def _record(commands: vk.VkCommandBuffer, source: int, target: int, barrier: Any) -> None:
+    buffers = [barrier] if isinstance(barrier, vk.VkBufferMemoryBarrier) else None
+    images = None if buffers else [barrier]
+    vk.vkCmdPipelineBarrier(
+        commands, source, target, 0, 0, None, len(buffers or ()), buffers, len(images or ()), images
+    )

@@ -1,0 +1,28 @@
+"""One piece of work for the queue of a device: recorded, submitted, and waited for.
+
+`work.Work` does it, which every device has one of: Ctrl-C ends the wait at any point, and what the
+device still works with then is kept until it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from extmem import vk
+from extmem.work import Moments as Semaphores
+
+if TYPE_CHECKING:
+    from extmem.device import Device
+
+__all__ = ["Semaphores", "submit"]
+
+
+def submit(
+    device: Device,
+    record: Callable[[vk.VkCommandBuffer], None] | None,
+    wait: Semaphores = (),
+    signal: Semaphores = (),
+) -> None:
+    """Record commands, submit them after `wait` and before `signal`, and see them done."""
+    device._work.submit(record, wait=wait, signal=signal, to_the_end=True)
