@@ -21,6 +21,7 @@ from extmem.errors import (
     DriverError,
     DriverNotFound,
     ExtmemError,
+    OwnershipError,
     PassportError,
     Problem,
     RuleViolation,
@@ -38,28 +39,37 @@ __all__ = [
     "DriverError",
     "DriverNotFound",
     "ExtmemError",
+    "Fence",
     "Handle",
+    "Image",
     "Memory",
+    "OwnershipError",
     "PassportError",
     "Problem",
     "RuleViolation",
+    "Semaphore",
     "Unsupported",
     "ViewsAlive",
     "channel",
     "open_device",
     "physical_devices",
     "vk",
+    "wait_all",
+    "wait_any",
     "win32",
 ]
 
 from extmem import vk, win32
 from extmem.device import Device
 from extmem.handles.handle import Handle
+from extmem.images.image import Image
 from extmem.memory import Memory
 from extmem.opening import open_device, physical_devices
 from extmem.resources import Buffer
 from extmem.share import arrivals as _arrivals  # noqa: F401 - so that multiprocessing knows them
 from extmem.share import channel
+from extmem.sync import Fence, Semaphore
+from extmem.together import wait_all, wait_any
 
 
 def __dir__() -> list[str]:

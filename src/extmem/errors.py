@@ -7,6 +7,7 @@
     ├── DriverNotFound       no driver, library or device of that description
     ├── ViewsAlive           memory cannot go while something still looks at it
     ├── ClosedError          the object was closed before
+    ├── OwnershipError       a shared image or buffer is used while it belongs to somebody else
     └── Unsupported          this device cannot do that; says what can
         └── PassportError    what came beside a handle is no passport, or is of other memory
 
@@ -26,12 +27,23 @@ __all__ = [
     "DriverError",
     "DriverNotFound",
     "ExtmemError",
+    "OwnershipError",
     "PassportError",
     "Problem",
     "RuleViolation",
     "Unsupported",
     "ViewsAlive",
+    "plain",
 ]
+
+
+def plain(words: object, most: int = 300) -> str:
+    """What a stranger wrote, for a message or a log: short, in one line, that no terminal obeys.
+
+    >>> plain("frame\\n2026-01-01 all is well")
+    'frame\\\\n2026-01-01 all is well'
+    """
+    return ascii(str(words))[1:-1][:most]
 
 
 class ExtmemError(Exception):
@@ -125,6 +137,13 @@ class ViewsAlive(ExtmemError, BufferError):
 
 class ClosedError(ExtmemError, ValueError):
     """The object was closed before."""
+
+
+class OwnershipError(ExtmemError):
+    """A shared image or buffer was used while somebody else owns it; the message says what to do.
+
+    Vulkan lets that happen in silence: the contents are undefined then.
+    """
 
 
 class Unsupported(ExtmemError):

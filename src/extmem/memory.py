@@ -13,10 +13,11 @@ import msgspec
 from extmem import vk
 from extmem.capabilities import USAGE
 from extmem.errors import ClosedError, Unsupported, ViewsAlive
+from extmem.exporting import explained
 from extmem.handle_types import HandleType, memory_type
 from extmem.handles.handle import Handle, caller
 from extmem.importing import place_of
-from extmem.share.passport import BufferInfo, Exporter, Passport
+from extmem.share.passport import BufferInfo, Exporter, ImageInfo, Passport
 from extmem.vk import memories
 from extmem.vk._dispatch import FORKED
 
@@ -49,8 +50,11 @@ class Memory:
         memory_type_index: int,
         exported: tuple[HandleType, ...],
         imported: HandleType | None,
-        buffer: vk.VkBuffer | None,
-        keep: Any,
+        buffer: vk.VkBuffer | None = None,
+        image: vk.VkImage | None = None,
+        image_info: ImageInfo | None = None,
+        dedicated: bool | None = None,
+        keep: Any = None,
     ) -> None:
         self.device = device
         self.size = size  # bytes that may be used
@@ -59,13 +63,18 @@ class Memory:
         self.exported = exported  # handle types that `export` can make
         self.imported = imported  # the type that this memory was imported from
         self._vk: vk.VkDeviceMemory | None = handle
-        self._dedicated_buffer = buffer
+        self.dedicated = buffer is not None if dedicated is None else dedicated
+        # The buffer that it is dedicated to, the image that it was made for: theirs alone is the
+        # use of it, and they are destroyed with it.
+        self.buffer = buffer
+        self.image = image
         self._keep = keep  # host memory that was imported must outlive this object
         self._mapping = threading.Lock()
         self._fetching = threading.Lock()
         self._first: Handle | None = None  # the NT handle that was fetched; its name lives with it
         self._forked = False  # of the process that this one was forked from
         self._made = caller()
+        self.unchecked: tuple[str, ...] = ()  # of an import: what nobody said, for people
         first = exported[0] if exported else imported
         self.passport = Passport(  # what an importer must know; of an import, its exporter's word
             handle_type=first.name if first is not None else "",
@@ -73,7 +82,8 @@ class Memory:
             memory_type=memory_type_index,
             size=size,
             place=place_of(device.physical),
-            dedicated=BufferInfo(size, USAGE) if buffer is not None else None,
+            dedicated=BufferInfo(size, USAGE) if buffer else image_info if dedicated else None,
+            image=image_info,
             exporter=Exporter.this(),
         )
 
@@ -93,11 +103,6 @@ class Memory:
             raise ClosedError("this memory is closed")
         return self._vk
 
-    @property
-    def dedicated(self) -> bool:
-        """Whether the allocation belongs to one buffer alone."""
-        return self._dedicated_buffer is not None
-
     def __repr__(self) -> str:
         if self._vk is None:
             return "<Memory, closed>"
@@ -110,6 +115,8 @@ class Memory:
             parts.append("dedicated")
         if not self.device.closed and self.read_only:
             parts.append("read-only")
+        if self.unchecked:
+            parts.append("unchecked: " + ", ".join(self.unchecked))
         return f"<Memory {', '.join(parts)}, on {self.device.physical.name}>"
 
     # -- the bytes ------------------------------------------------------------------------------
@@ -252,8 +259,12 @@ class Memory:
             return vk.vkGetMemoryFdKHR(device, info)
         fetch = vk.VkMemoryGetWin32HandleInfoKHR(memory=self.handle, handleType=wanted.bit)
         if wanted.kind == "kmt":
-            return vk.vkGetMemoryWin32HandleKHR(device, fetch)
-        with self._fetching:  # a Queue of multiprocessing exports in a thread of its own
+            with explained((wanted,)):
+                return vk.vkGetMemoryWin32HandleKHR(device, fetch)
+        with (
+            self._fetching,
+            explained((wanted,)),
+        ):  # a Queue of multiprocessing exports in a thread of its own
             if self._first is None:
                 value = vk.vkGetMemoryWin32HandleKHR(device, fetch)
                 self._first = Handle(value, wanted)
@@ -269,16 +280,19 @@ class Memory:
         mapping = memories.mapping_of(device, self._vk)
         if mapping is not None:
             mapping.require_unused("close this memory")
-        if self._dedicated_buffer is not None:
-            vk.vkDestroyBuffer(device, self._dedicated_buffer)
-            self._dedicated_buffer = None
+        if self.buffer is not None:
+            vk.vkDestroyBuffer(device, self.buffer)
+            self.buffer = None
+        if self.image is not None:
+            vk.vkDestroyImage(device, self.image)
+            self.image = None
         vk.vkFreeMemory(device, self._vk)
-        if self._first is not None:
-            self._first.close()
-            self._first = None
-        self._vk = None
+        self._vk = None  # at once: whatever fails from here on, it is never freed again
         self._keep = None
         self.device._forget(self)
+        first, self._first = self._first, None
+        if first is not None:
+            first.close()
 
     def _give_up(self) -> None:
         """In a forked child: forget what belongs to the parent, without a word to the driver."""

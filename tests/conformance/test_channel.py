@@ -229,7 +229,7 @@ def test_mistakes_are_told_before_anything_is_sent(
         for wrong, error, told in (
             ((b"", [private]), ValueError, "allocate"),
             ((b"", [memory] * 33), ValueError, "at most 32"),
-            ((b"", [int(memory.handle)]), TypeError, "expected a Memory or a Handle"),
+            ((b"", [int(memory.handle)]), TypeError, "expected a Memory, a Semaphore"),
             ((bytes(parcels.LARGEST_MESSAGE + 1),), ValueError, "shared memory"),
             (("text",), TypeError, "expected bytes"),
             ((b"", [Handle(4096, "host_allocation")]), extmem.Unsupported, "export="),
@@ -323,6 +323,18 @@ def test_a_passport_of_another_type_is_refused(
         _raw(here, _packed(Item("opaque_win32_kmt", 2, memory.passport.encode())))
         with pytest.raises(ConnectionAbortedError, match="passport for opaque_win32"):
             there.receive(timeout=PATIENCE)
+
+
+def test_one_number_twice_in_a_parcel_is_refused(
+    gpu: extmem.Device, ends: tuple[Channel, Channel]
+) -> None:
+    here, there = ends
+    with gpu.allocate(SIZE, export="opaque_win32") as memory, memory.export() as handle:
+        item = Item("opaque_win32", int(handle), None)
+        _raw(here, _packed(item, item))
+        with pytest.raises(ConnectionAbortedError, match="arrived before"):
+            there.receive(timeout=PATIENCE)
+        assert kernel().info(int(handle)).handle_count > 0  # it is still ours
 
 
 def test_handles_of_ours_are_not_taken_from_us(

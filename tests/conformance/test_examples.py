@@ -47,11 +47,11 @@ class Program:
 
 
 @contextmanager
-def started(example: str, name: str, driver: str) -> Iterator[Program]:
+def started(example: str, driver: str, *arguments: str) -> Iterator[Program]:
     with ExitStack() as undo:
         process = undo.enter_context(
             subprocess.Popen(
-                [sys.executable, str(ROOT / "examples" / example), name],
+                [sys.executable, str(ROOT / "examples" / example), *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -68,17 +68,31 @@ def started(example: str, name: str, driver: str) -> Iterator[Program]:
 
 
 def test_bytes_go_both_ways(driver: str, name: str) -> None:
-    with started("exporter.py", name, driver) as exporter:
+    with started("exporter.py", driver, name) as exporter:
         assert exporter.line() == f"shared {SIZE} bytes as {name}"
-        with started("importer.py", name, driver) as importer:
+        with started("importer.py", driver, name) as importer:
             assert importer.end() == [f"found {SIZE} bytes: [10, 20, 30, 255]"]
         assert exporter.end() == ["answer: [245, 235, 225, 0]"]
 
 
 def test_the_end_of_input_ends_the_exporter(driver: str, name: str) -> None:
-    with started("exporter.py", name, driver) as exporter:
+    with started("exporter.py", driver, name) as exporter:
         assert exporter.line() == f"shared {SIZE} bytes as {name}"
         with extmem.open_device(driver=driver) as gpu, gpu.import_memory(name=name) as memory:
             assert bytes(memory.view()) == bytes((10, 20, 30, 255)) * (SIZE // 4)
         exporter.end_input()
         assert exporter.end() == ["no answer"]
+
+
+def test_an_image_is_painted_by_another_process(driver: str) -> None:
+    with started("images.py", driver) as program:
+        assert program.end() == ["painted [10, 20, 30, 255]", "found [245, 235, 225, 0]"]
+
+
+def test_two_players_take_turns(driver: str, name: str) -> None:
+    with started("ping_pong.py", driver, name, "first") as first:
+        assert first.line() == f"waiting for the second player at {name}"
+        with started("ping_pong.py", driver, name, "second") as second:
+            [line] = second.end()
+            assert line.startswith("1000 rounds of ")
+        assert first.end() == ["played"]

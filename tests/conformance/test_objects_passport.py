@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
 
 import extmem
 from extmem import PassportError
-from extmem.share.passport import Passport
+from extmem.share.passport import BufferInfo, Passport
 from tests.support.strict import driver_cannot
 
 SIZE = 10_000  # no multiple of anything that a driver rounds to
@@ -151,3 +152,108 @@ def test_a_name_that_is_taken_leaves_nothing_behind(gpu: extmem.Device, driver: 
             other.allocate(SIZE, export="opaque_win32", name=name)
         assert not list(other._children)
         other.allocate(SIZE, export="opaque_win32", name=name + "2").close()
+
+
+# -- what nobody said -----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="hardware: descriptors are POSIX")
+def test_without_a_passport_an_import_says_what_stays_unchecked(
+    gpu: extmem.Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        gpu.allocate(SIZE, export="opaque_fd") as memory,
+        memory.export() as handle,
+        caplog.at_level("INFO", "extmem"),
+    ):
+        with gpu.import_memory(int(handle), handle_type="opaque_fd", size=SIZE) as again:
+            said = again.passport
+            assert (said.place, said.exporter, said.dedicated) == (None, None, None)
+            for what in ("size", "dedication", "device and driver", "exporter"):
+                assert what in repr(again)
+                assert what in caplog.text
+        caplog.clear()
+        with gpu.import_memory(handle) as again:
+            assert "unchecked" not in repr(again)
+            assert again.unchecked == ()
+        bare = _changed(memory, exporter=None)
+        with gpu.import_memory(int(handle), passport=bare) as again:
+            assert again.unchecked == ("exporter",)
+
+
+# -- what the driver is not asked -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["opaque_win32", "opaque_fd"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"luid": b"x" * 8}, "LUID"),
+        ({"node_mask": 6}, "nodes 0x6"),
+        ({"device_mask": 2}, "device mask 0x2"),
+        ({"handle_type": "forged\nline"}, r"forged\\nline"),
+    ],
+    ids=["luid", "node mask", "device mask", "handle type"],
+)
+def test_all_that_it_carries_is_compared(
+    gpu: extmem.Device, kind: str, change: dict[str, object], told: str
+) -> None:
+    if not gpu.physical.can_export(kind):
+        driver_cannot(f"it has no {kind}")
+    with gpu.allocate(SIZE, export=kind) as memory, memory.export() as handle:
+        if change.keys() & {"luid", "node_mask"}:
+            assert memory.passport.place is not None
+            change = {"place": msgspec.structs.replace(memory.passport.place, **change)}
+        with pytest.raises(PassportError, match=told):
+            gpu.import_memory(handle, passport=_changed(memory, **change))
+
+
+def _dedicated_export(
+    gpu: extmem.Device, usage: int
+) -> tuple[int, Passport, list[Callable[[], None]]]:
+    """A descriptor of memory that is dedicated to a buffer with this usage, made through vk."""
+    of_fd = extmem.vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD_BIT
+    vk, device = extmem.vk, gpu.handle
+    buffer = vk.vkCreateBuffer(
+        device,
+        vk.VkBufferCreateInfo(
+            size=4096, usage=usage, pNext=vk.VkExternalMemoryBufferCreateInfo(handleTypes=of_fd)
+        ),
+    )
+    needs = vk.vkGetBufferMemoryRequirements(device, buffer)
+    index = (needs.memoryTypeBits & -needs.memoryTypeBits).bit_length() - 1
+    info = vk.VkMemoryAllocateInfo(allocationSize=needs.size, memoryTypeIndex=index)
+    vk.link(info, vk.VkExportMemoryAllocateInfo(handleTypes=of_fd))
+    vk.link(info, vk.VkMemoryDedicatedAllocateInfo(buffer=buffer))
+    memory = vk.vkAllocateMemory(device, info)
+    fd = vk.vkGetMemoryFdKHR(device, vk.VkMemoryGetFdInfoKHR(memory=memory, handleType=of_fd))
+    passport = Passport("opaque_fd", needs.size, index, dedicated=BufferInfo(4096, usage))
+    ends = [
+        lambda: vk.vkFreeMemory(device, memory),
+        lambda: vk.vkDestroyBuffer(device, buffer),
+        lambda: os.close(fd),
+    ]
+    return fd, passport, ends
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="hardware: descriptors are POSIX")
+def test_the_buffer_is_made_as_its_exporter_made_it(gpu: extmem.Device) -> None:
+    """The rules know what this process exported, and refuse another buffer, and none."""
+    fd, passport, ends = _dedicated_export(gpu, 0xA0)
+    try:
+        with gpu.import_memory(fd, passport=passport) as again:
+            assert again.dedicated
+            assert again.size == 4096
+            assert again.passport.dedicated == BufferInfo(4096, 0xA0)
+        other = msgspec.structs.replace(passport, dedicated=BufferInfo(4096, 3))
+        with pytest.raises(extmem.RuleViolation, match="01879"):
+            gpu.import_memory(fd, passport=other)
+        none = msgspec.structs.replace(passport, dedicated=None)
+        with pytest.raises(extmem.RuleViolation, match="01879"):
+            gpu.import_memory(fd, passport=none)
+        for lie in (BufferInfo(1 << 30, 3), BufferInfo(4096, 3, flags=1), BufferInfo(4096, 0)):
+            with pytest.raises(PassportError, match="dedicated to a buffer"):
+                gpu.import_memory(fd, passport=msgspec.structs.replace(passport, dedicated=lie))
+    finally:
+        for end in ends:
+            end()

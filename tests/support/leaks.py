@@ -167,7 +167,7 @@ def _sockets() -> Counter[str]:
     workers of this test run have directories of their own.
     """
     found: Counter[str] = Counter()
-    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+    for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]:
         name = line.split(maxsplit=7)[7:]
         if name and "extmem" in name[0] and "directory" not in name[0]:
             found[name[0]] += 1
@@ -184,7 +184,7 @@ def _of_another(what: str, name: str) -> bool:
             return open_there or f" {path}\n" in (process / "maps").read_text()
 
     elif what == "sockets with a name":
-        lines = Path("/proc/net/unix").read_text().splitlines()[1:]
+        lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]
         ours = {f"socket:[{x[6]}]" for x in (line.split(maxsplit=7) for line in lines) if name in x}
 
         def holds(process: Path) -> bool:

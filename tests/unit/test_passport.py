@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from contextlib import suppress
 
 import msgspec
@@ -11,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extmem.errors import PassportError
+from extmem.handle_types import memory_type
+from extmem.share import parcels
 from extmem.share.machine import boot, machine
 from extmem.share.passport import (
     LARGEST,
@@ -20,8 +23,11 @@ from extmem.share.passport import (
     ImageInfo,
     Passport,
     Place,
+    SyncPassport,
+    any_passport,
 )
 
+KMT = memory_type("opaque_win32_kmt")
 HERE = Place.here(b"d" * 16, b"v" * 16, b"l" * 8, 1, "a device")
 IMAGE = ImageInfo(1, 37, 64, 48, 1, 1, 1, 1, 0, 3)
 
@@ -145,6 +151,10 @@ def test_the_machine_is_told_by_a_hash() -> None:
 def test_no_bytes_do_more_than_be_refused(data: bytes) -> None:
     with suppress(PassportError):
         assert isinstance(Passport.decode(data), Passport)
+    with suppress(PassportError):
+        assert isinstance(SyncPassport.decode(data), SyncPassport)
+    with suppress(PassportError):
+        assert isinstance(any_passport(data), Passport | SyncPassport)
 
 
 @settings(max_examples=300, deadline=None)
@@ -156,3 +166,118 @@ def test_no_damage_does_more_than_be_refused(seed: int) -> None:
         data[chance.randrange(len(data))] = chance.randrange(256)
     with suppress(PassportError):
         Passport.decode(data)
+
+
+# -- of semaphores and fences ---------------------------------------------------------------------
+
+
+def sync(**changes: object) -> SyncPassport:
+    made = SyncPassport(
+        "opaque_win32", "semaphore", timeline=True, flags=3, place=HERE, exporter=Exporter.this()
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def test_all_of_a_semaphore_arrives() -> None:
+    assert SyncPassport.decode(sync().encode()) == sync()
+    fence = SyncPassport("opaque_fd", "fence")
+    assert SyncPassport.decode(fence.encode()) == fence
+    assert len(sync(place=msgspec.structs.replace(HERE, device_name="n" * 256)).encode()) < LARGEST
+
+
+def test_memory_is_no_semaphore_and_a_semaphore_is_no_memory() -> None:
+    with pytest.raises(PassportError, match="no passport of a semaphore or fence"):
+        SyncPassport.decode(full().encode())
+    with pytest.raises(PassportError, match="no passport of memory"):
+        Passport.decode(sync().encode())
+    assert any_passport(full().encode()) == full()
+    assert any_passport(sync().encode()) == sync()
+
+
+def test_what_is_neither_is_told_as_what_it_seems_to_be() -> None:
+    with pytest.raises(PassportError, match=r"no passport of a semaphore or fence.*flags"):
+        any_passport(_changed(sync(), flags=-1))
+    with pytest.raises(PassportError, match=r"no passport of memory.*memory_type"):
+        any_passport(_changed(full(), memory_type=-1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"handle_type": "x" * 65},
+        {"object": "event"},
+        {"object": 1},
+        {"object": "fence"},  # which is no timeline
+        {"timeline": 1},
+        {"flags": 1 << 32},
+        {"of": "memory"},
+        {"unknown": 1},
+        {"allocation_size": 4096},
+        {"place": {"device_uuid": b"short", "driver_uuid": b"v" * 16}},
+        {"exporter": {"process_id": 1, "name": "x" * 257}},
+    ],
+    ids=str,
+)
+def test_members_of_a_semaphore_are_checked_one_by_one(change: dict[str, object]) -> None:
+    with pytest.raises(PassportError):
+        SyncPassport.decode(_changed(sync(), **change))
+
+
+def test_versions_sizes_and_places_are_as_with_memory() -> None:
+    with pytest.raises(PassportError, match=f"version {VERSION + 1}"):
+        SyncPassport.decode(msgspec.msgpack.encode((VERSION + 1, {})))
+    with pytest.raises(PassportError, match="at most"):
+        SyncPassport.decode(b"x" * (LARGEST + 1))
+    with pytest.raises(PassportError, match=f"at most {LARGEST}"):
+        sync(exporter=Exporter(1, "\N{GRINNING FACE}" * 500)).encode()
+    (told,) = sync().problems(Place.here(b"e" * 16, b"v" * 16, None, 0, "another device"))
+    assert "another device" in told
+    assert list(sync().problems(HERE)) == []
+    assert list(sync(place=None).problems(HERE)) == []
+    assert sync(place=None).unchecked() == ["device and driver"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 1 << 30))
+def test_no_damage_of_a_semaphores_does_more_than_be_refused(seed: int) -> None:
+    chance = random.Random(seed)
+    data = bytearray(sync().encode())
+    for _ in range(chance.randint(1, 4)):
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    with suppress(PassportError):
+        assert isinstance(any_passport(data), Passport | SyncPassport)
+
+
+def _changed(passport: Passport | SyncPassport, **change: object) -> bytes:
+    plain = msgspec.to_builtins(passport, builtin_types=(bytes,))
+    return msgspec.msgpack.encode((VERSION, {**plain, **change}))
+
+
+# -- words of strangers ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.py", "\N{GRINNING FACE}" * 500, "n" * 500])
+def test_any_program_and_any_device_can_share(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [f"/somewhere/{name}"])
+    here = Place.here(b"d" * 16, b"v" * 16, b"l" * 8, 1, name)
+    made = full(exporter=Exporter.this(), place=here, dedicated=IMAGE)
+    assert Passport.decode(made.encode()) == made
+    again = sync(exporter=Exporter.this(), place=here)
+    assert SyncPassport.decode(again.encode()) == again
+
+
+def test_no_stranger_writes_a_line_of_its_own() -> None:
+    forged = "\n\x1b[2J a line that nobody wrote"
+    packets = [
+        lambda: Passport.decode(msgspec.msgpack.encode((VERSION, {"handle_type": "x", forged: 1}))),
+        lambda: SyncPassport.decode(_changed(sync(), **{forged: 1})),
+        lambda: parcels.decode(msgspec.msgpack.encode((VERSION, {forged: 1}))),
+        lambda: parcels.handle_of(2, KMT, full(handle_type=forged).encode()),
+    ]
+    for each in packets:
+        with pytest.raises((PassportError, parcels.Lie)) as caught:
+            each()
+        assert str(caught.value).isprintable()
+    place = msgspec.structs.replace(HERE, device_uuid=b"o" * 16, device_name=forged)
+    (told,) = full(place=place).problems(HERE)
+    assert told.isprintable()

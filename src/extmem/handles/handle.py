@@ -12,7 +12,7 @@ from typing import Any, Self
 from extmem.errors import ClosedError
 from extmem.handle_types import HandleType, memory_type
 from extmem.handles.system import kernel
-from extmem.share.passport import Passport
+from extmem.share.passport import Passport, SyncPassport
 
 if os.name != "nt":
     from extmem.handles import posix
@@ -20,6 +20,7 @@ if os.name != "nt":
 __all__ = ["Handle"]
 
 _INHERIT = 1  # HANDLE_FLAG_INHERIT
+SIGNALED = -1  # in place of a sync_fd: it was signalled when it was exported
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 
@@ -32,10 +33,12 @@ def caller() -> str:
 
 
 class Handle:
-    """An OS handle of shared memory. It owns the handle: closing it, or the `with`, closes that.
+    """An OS handle of shared memory, of a semaphore or a fence. It owns the handle: closing it, or
+    the `with`, closes that.
 
-    Made by `Memory.export`. What cannot travel in the handle itself (size, memory type, device) is
-    in its passport; another process has to be given that beside the handle.
+    Made by `Memory.export`, `Semaphore.export` and `Fence.export`. What cannot travel in the handle
+    itself (size, memory type, device) is in its passport; another process has to be given that
+    beside the handle.
 
     >>> import extmem
     >>> with extmem.open_device(driver="embedded") as gpu, \\
@@ -47,13 +50,13 @@ class Handle:
     def __init__(
         self,
         value: int,
-        handle_type: HandleType | str | int,
+        handle_type: HandleType | str | int,  # a name or a number is of memory's types
         *,
         size: int | None = None,  # bytes; what `Device.import_memory` calls `size`
         memory_type_index: int | None = None,
         device_uuid: bytes | None = None,
         dedicated: bool = False,  # the exporting allocation is dedicated to a resource
-        passport: Passport | None = None,  # all of that and more, where it is known
+        passport: Passport | SyncPassport | None = None,  # all of that and more, where it is known
     ) -> None:
         self._value: int | None = value
         self.handle_type = (
@@ -113,9 +116,10 @@ class Handle:
         if self._value is not None:
             value, self._value = self._value, None
             if self.handle_type.kind == "fd":
-                posix.close(value)
+                if value != SIGNALED:
+                    posix.close(value)
             elif self.handle_type.kind == "nt":
-                kernel().close(value)
+                kernel().let_go(value)
             # KMT values and addresses are nobody's to close.
 
     def __enter__(self) -> Self:
@@ -139,16 +143,19 @@ class Handle:
             self.close()
 
     def __repr__(self) -> str:
+        what = self.handle_type.name
+        if self.handle_type.object != "memory":
+            what += f" of a {self.handle_type.object}"
         if self._value is None:
-            return f"<Handle {self.handle_type.name}, closed>"
+            return f"<Handle {what}, closed>"
         size = f", {self.size} bytes" if self.size is not None else ""
-        return f"<Handle {self.handle_type.name} {self._value}{size}>"
+        return f"<Handle {what} {self._value}{size}>"
 
 
 def _duplicate(value: int, handle_type: HandleType) -> int:
     """Another handle of the same object; a KMT value is its own duplicate."""
     if handle_type.kind == "fd":
-        return posix.duplicate(value)
+        return value if value == SIGNALED else posix.duplicate(value)
     if handle_type.kind == "nt":
         # What was exported to be inherited is inherited, whichever of its handles one gets.
         return kernel().duplicate(value, inherit=bool(kernel().flags(value) & _INHERIT))

@@ -34,15 +34,17 @@ from typing import NamedTuple, Self
 from extmem.errors import ClosedError, Unsupported
 from extmem.handles.handle import Handle
 from extmem.handles.system import kernel
+from extmem.handles.winerror import ACCESS_DENIED, INVALID_HANDLE, INVALID_PARAMETER, code_of
 from extmem.memory import Memory
 from extmem.share import parcels
 from extmem.share.parcels import Item, Lie, Packet
+from extmem.sync import Fence, Semaphore
 
 if sys.platform == "win32":
-    from extmem.share.pipes import End, Post, dial, refuse_unlike_memory, user
+    from extmem.share.pipes import End, Post, dial, refuse_unlike, user
     from extmem.share.pipes import pair as _pair
 else:
-    from extmem.share.sockets import End, Post, dial, refuse_unlike_memory, user
+    from extmem.share.sockets import End, Post, dial, refuse_unlike, user
     from extmem.share.sockets import pair as _pair
 
 __all__ = ["Channel", "Listener", "Parcel", "Peer", "connect", "pair"]
@@ -123,13 +125,14 @@ class Channel:
     def send(
         self,
         message: bytes = b"",
-        handles: Sequence[Memory | Handle] = (),
+        handles: Sequence[Memory | Semaphore | Fence | Handle] = (),
         *,
         timeout: float | None = 10.0,
     ) -> None:
         """Send a message and handles, which stay the caller's.
 
-        handles: a `Memory` is exported for this (one that can be exported as one type)
+        handles: a `Memory`, `Semaphore` or `Fence` is exported for this (one that can be exported
+            as one type)
         timeout: seconds that the peer gets to make room; TimeoutError after that
 
         BrokenPipeError if the peer is gone. A send that fails on its way closes the channel.
@@ -137,7 +140,7 @@ class Channel:
         end = self._open()
         parcels.check_message(message, handles)
         with contextlib.ExitStack() as kept:
-            own = [kept.enter_context(e.export()) if isinstance(e, Memory) else e for e in handles]
+            own = [each if isinstance(each, Handle) else _exported(each, kept) for each in handles]
             descriptors = [each.value for each in own if _kind(each) == "fd"]
             pushed = kept.enter_context(self._pushed(own))
             items = tuple(
@@ -163,7 +166,7 @@ class Channel:
         try:
             for each in handles:
                 if _kind(each) == "nt":
-                    given.append(kernel().duplicate(each.value, target=process))
+                    given.append(self._duplicated(each.value, process))
                     numbers.append(given[-1])
                 else:
                     numbers.append(each.value if _kind(each) == "kmt" else None)
@@ -174,7 +177,7 @@ class Channel:
             raise
         finally:
             if process:
-                kernel().close(process)
+                kernel().let_go(process)
 
     def _peer_process(self) -> int:
         if not self.peer.process_id:
@@ -182,7 +185,21 @@ class Channel:
                 "the peer cannot be seen from here (it is in another PID namespace), so no Windows "
                 "handle can be duplicated into it; send a descriptor: export='opaque_fd'"
             )
-        return kernel().open_process(_DUPLICATE, False, self.peer.process_id)
+        try:
+            return kernel().open_process(_DUPLICATE, False, self.peer.process_id)
+        except OSError as error:
+            if code_of(error) != INVALID_PARAMETER:
+                raise
+            self.close()
+            raise BrokenPipeError(errno.EPIPE, "the peer is gone") from None
+
+    def _duplicated(self, number: int, process: int) -> int:
+        try:
+            return kernel().duplicate(number, target=process)
+        except OSError as error:
+            if code_of(error) == ACCESS_DENIED:  # as it is said of a process that has ended
+                kernel().let_go(self._peer_process())
+            raise
 
     # -- receiving ------------------------------------------------------------------------------
 
@@ -215,21 +232,22 @@ class Channel:
             packet = parcels.decode(data)
             if packet.refusal:
                 self._drop()
-                raise PermissionError(errno.EACCES, packet.refusal)
+                # Quoted, so that no terminal obeys what a stranger wrote.
+                why = f"process {self.peer.process_id} refused this one: {packet.refusal!r}"
+                raise PermissionError(errno.EACCES, why)
             kinds = [parcels.type_of(item) for item in packet.items]
             count = sum(kind.kind == "fd" for kind in kinds)
             if count != len(left):
                 raise Lie(f"{len(left)} descriptors for {count} handles that have one")
             for item, kind in zip(packet.items, kinds, strict=True):
                 if kind.kind == "fd":
-                    refuse_unlike_memory(left[0])
+                    refuse_unlike(kind.object, left[0])
                     made.append(parcels.handle_of(left[0], kind, item.passport))
                     del left[0]
                 else:
                     made.append(self._numbered(item))
-            for each in made:
-                if _kind(each) == "nt":
-                    _arrived[each.value] = each
+                    if kind.kind == "nt":  # at once: the same number may come twice in one parcel
+                        _arrived[made[-1].value] = made[-1]
             return Parcel(packet.message, made)
         except BaseException:
             for each in made:
@@ -246,10 +264,10 @@ class Channel:
         kind = parcels.type_of(item)
         assert item.value is not None
         if kind.kind == "nt":
-            self._refuse_foreign(item.value)
+            self._refuse_foreign(item.value, kind.object)
         return parcels.handle_of(item.value, kind, item.passport)
 
-    def _refuse_foreign(self, number: int) -> None:
+    def _refuse_foreign(self, number: int, object: str) -> None:
         """Refuse the number of what can be no handle that the peer put here."""
         if self.peer.user != user():
             raise Lie("an NT handle, which only a process of the same user can put here")
@@ -258,10 +276,12 @@ class Channel:
             raise Lie(f"the NT handle {number:#x}, which arrived before and is still open")
         try:
             what = kernel().info(number).type_name
-        except OSError:
+        except OSError as error:
+            if code_of(error) != INVALID_HANDLE:
+                raise
             raise Lie(f"the NT handle {number:#x}, which is not open here") from None
-        if what not in ("Section", "Memory") and not what.startswith("Dxgk"):
-            raise Lie(f"the NT handle {number:#x}, which is a {what} and no memory")
+        if what not in ("Section", object.capitalize()) and not what.startswith("Dxgk"):
+            raise Lie(f"the NT handle {number:#x}, which is a {what} and no {object}")
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -399,9 +419,15 @@ def _checked(name: str) -> str:
     return name
 
 
+def _exported(thing: Memory | Semaphore | Fence, kept: contextlib.ExitStack) -> Handle:
+    if not isinstance(thing, (Memory, Semaphore, Fence)):
+        raise TypeError(
+            f"{thing!r} cannot be sent; expected a Memory, a Semaphore, a Fence or a Handle"
+        )
+    return kept.enter_context(thing.export())
+
+
 def _kind(handle: Handle) -> str:
-    if not isinstance(handle, Handle):
-        raise TypeError(f"{handle!r} cannot be sent; expected a Memory or a Handle")
     if handle.handle_type.kind == "pointer":
         raise Unsupported(
             f"{handle!r} is an address, which means nothing in another process; allocate memory "

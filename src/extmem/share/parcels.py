@@ -7,16 +7,16 @@ versions, and more than the limits below are refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from extmem.errors import PassportError
-from extmem.handle_types import HandleType, memory_type
-from extmem.handles.handle import Handle
+from extmem.errors import PassportError, plain
+from extmem.handle_types import HandleType, memory_type, sync_type
+from extmem.handles.handle import SIGNALED, Handle
 from extmem.share import passport as passports
-from extmem.share.passport import Passport
+from extmem.share.passport import Passport, SyncPassport, any_passport
 
 __all__ = [
     "LARGEST_MESSAGE",
@@ -52,6 +52,7 @@ class Item(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     type: _Word  # the short name of its type
     value: _Number | None  # the number over there; None for a descriptor, which lies beside
     passport: Annotated[bytes, Meta(max_length=passports.LARGEST)] | None
+    object: Literal["memory", "semaphore", "fence"] = "memory"  # of what
 
 
 class Packet(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -87,7 +88,7 @@ def decode(data: bytes) -> Packet:
             )
         return _inner.decode(data)[1]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Lie(f"{len(data)} bytes that are no parcel: {error}") from None
+        raise Lie(f"{len(data)} bytes that are no parcel: {plain(error)}") from None
 
 
 def check_message(message: bytes, handles: Sequence[object]) -> None:
@@ -107,16 +108,24 @@ def check_message(message: bytes, handles: Sequence[object]) -> None:
 
 def item_of(handle: Handle, value: int | None) -> Item:
     """How a handle travels. `value` is its number over there."""
+    if handle.handle_type.kind == "fd" and handle.value == SIGNALED:
+        raise ValueError(
+            f"{handle!r} was signalled when it was exported, so there is nothing to send; tell the "
+            "peer so, which can import -1 as a sync_fd"
+        )
     passport = None if handle.passport is None else handle.passport.encode()
-    return Item(handle.handle_type.name, value, passport)
+    return Item(handle.handle_type.name, value, passport, handle.handle_type.object)
 
 
 def type_of(item: Item) -> HandleType:
     """Which type an item is of. Lie if nothing of that type can travel like this."""
     try:
-        found = memory_type(item.type)
+        if item.object == "memory":
+            found = memory_type(item.type)
+        else:
+            found = sync_type(item.object, item.type)
     except ValueError:
-        raise Lie(f"a handle of the unknown type {item.type!r}") from None
+        raise Lie(f"a handle of the unknown type {item.type!r} of a {item.object}") from None
     if found.kind == "pointer":
         raise Lie(f"a handle of the type {found.name}, which means nothing in another process")
     if (found.kind == "fd") != (item.value is None):
@@ -129,13 +138,21 @@ def type_of(item: Item) -> HandleType:
 def handle_of(value: int, kind: HandleType, data: bytes | None) -> Handle:
     """A handle that owns what arrived, with its passport. Lie if that is none, or another's."""
     try:
-        passport = None if data is None else Passport.decode(data)
+        passport = None if data is None else any_passport(data)
     except PassportError as error:
         raise Lie(str(error)) from None
     if passport is None:
         return Handle(value, kind)
     if passport.handle_type != kind.name:
-        raise Lie(f"a handle of the type {kind.name} with a passport for {passport.handle_type}")
+        theirs = plain(passport.handle_type)
+        raise Lie(f"a handle of the type {kind.name} with a passport for {theirs}")
+    theirs = "memory" if isinstance(passport, Passport) else passport.object
+    if theirs != kind.object:
+        raise Lie(f"a handle of a {kind.object} with the passport of a {theirs}")
+    if isinstance(passport, SyncPassport):
+        place = passport.place
+        uuid = None if place is None else place.device_uuid
+        return Handle(value, kind, device_uuid=uuid, passport=passport)
     return Handle(
         value,
         kind,

@@ -27,7 +27,7 @@ if sys.platform != "win32":
 
 import _winapi
 
-__all__ = ["End", "Post", "dial", "pair", "refuse_unlike_memory", "user"]
+__all__ = ["End", "Post", "dial", "pair", "refuse_unlike", "user"]
 
 _FIRST_INSTANCE = 0x80000  # FILE_FLAG_FIRST_PIPE_INSTANCE: nobody else has that name
 _REJECT_REMOTE = 0x8  # PIPE_REJECT_REMOTE_CLIENTS
@@ -229,7 +229,7 @@ def pair() -> tuple[End, End]:
         post.close()
 
 
-def refuse_unlike_memory(fd: int) -> None:
+def refuse_unlike(object: str, fd: int) -> None:
     """Pipes carry no descriptors."""
     raise Lie(f"the descriptor {fd}")
 

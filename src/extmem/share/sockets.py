@@ -24,7 +24,7 @@ from extmem.share.parcels import LARGEST_PACKET, MOST_HANDLES, Lie
 if sys.platform == "win32":
     raise ImportError("Windows has no sockets that carry handles; see share.pipes")
 
-__all__ = ["End", "Post", "dial", "pair", "refuse_unlike_memory", "user"]
+__all__ = ["End", "Post", "dial", "pair", "refuse_unlike", "user"]
 
 _ROOM_BESIDE = socket.CMSG_SPACE(4 * MOST_HANDLES)
 _WAITING = 64  # connections that nobody accepted yet
@@ -85,11 +85,14 @@ class End:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 found.frombytes(content[: len(content) // 4 * 4])
         try:
-            if flags & socket.MSG_CTRUNC:
-                raise Lie(
-                    f"more than {MOST_HANDLES} descriptors, or more than this process has room for "
-                    "(see `ulimit -n`)"
+            if flags & socket.MSG_CTRUNC and len(found) < MOST_HANDLES:
+                raise OSError(
+                    errno.EMFILE,
+                    "a parcel was lost: this process has no descriptor left for what came with it; "
+                    "close some, or see `ulimit -n`, and have it sent again",
                 )
+            if flags & socket.MSG_CTRUNC:
+                raise Lie(f"more than {MOST_HANDLES} descriptors")
             if flags & socket.MSG_TRUNC:
                 raise Lie(f"a packet of more than {LARGEST_PACKET} bytes")
             if not data:
@@ -221,11 +224,18 @@ def pair() -> tuple[End, End]:
     return End(here), End(there)
 
 
-def refuse_unlike_memory(fd: int) -> None:
-    """Lie if a descriptor that arrived can be no memory."""
+_CARRIERS = {
+    "memory": ("memfd", "dma-buf", "device", "file"),
+    "semaphore": ("memfd", "device", "file", "sync_file"),
+    "fence": ("memfd", "device", "file", "sync_file"),
+}
+
+
+def refuse_unlike(object: str, fd: int) -> None:
+    """Lie if a descriptor that arrived can be no memory, semaphore or fence."""
     what = posix.describe(fd)
-    if what not in ("memfd", "dma-buf", "device", "file"):
-        raise Lie(f"a descriptor of a {what}, which is no memory")
+    if what not in _CARRIERS[object]:
+        raise Lie(f"a descriptor of a {what}, which is no {object}")
 
 
 def _file(name: str) -> str:

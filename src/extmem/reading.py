@@ -1,0 +1,195 @@
+"""What is read to learn that something is done: a timeline's counter, and a fence's status.
+
+The first look at each goes through the door, where it is checked. The next ones are the same call
+on an object that only this package can destroy, and go to the driver's command at once: at the door
+they would take ten times as long, while the signal is waited for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+
+from extmem import vk, waiting
+from extmem.lives import Life
+from extmem.vk import _prototypes as p
+from extmem.vk import calls
+from extmem.vk._dispatch import Dispatch
+from extmem.waiting import Spin
+
+__all__ = ["Counter", "FenceStatus", "sleep_on"]
+
+
+def _dispatch(device: vk.VkDevice) -> Dispatch:
+    found: Dispatch | None = device.dispatch
+    assert found is not None
+    return found
+
+
+def sleep_on(
+    device: vk.VkDevice, moments: Sequence[tuple[vk.VkSemaphore, int]], *, any_of: bool = False
+) -> Callable[[int], bool]:
+    """How to sleep in the driver until timelines have reached values, all or any, in nanoseconds.
+
+    Not checked: the caller has had each of them checked.
+    """
+    info = vk.VkSemaphoreWaitInfo(
+        flags=vk.VK_SEMAPHORE_WAIT_ANY_BIT if any_of else 0,
+        pSemaphores=[semaphore for semaphore, _ in moments],
+        pValues=[value for _, value in moments],
+    )
+    command, number = _dispatch(device).vkWaitSemaphores, int(device)
+
+    def sleep(nanoseconds: int) -> bool:
+        result = command(number, info, nanoseconds)
+        if result:
+            calls.raise_for(p.vkWaitSemaphores, result)
+            return False  # VK_TIMEOUT
+        return True
+
+    return sleep
+
+
+class Counter:
+    """Of a timeline semaphore. Its life is held by whoever reads."""
+
+    def __init__(self, device: vk.VkDevice, semaphore: vk.VkSemaphore, life: Life) -> None:
+        self._device = device
+        self._semaphore = semaphore
+        self._life = life
+        self._checked = False
+
+    @property
+    def polite(self) -> bool:
+        """Whether reading lets go of the interpreter by itself."""
+        return waiting.lets_go(_dispatch(self._device).vkGetSemaphoreCounterValue)
+
+    @property
+    def moment(self) -> vk.VkSemaphore:
+        """What to sleep on."""
+        return self._semaphore
+
+    def check(self, value: int) -> bool:
+        """Have the wait for a value checked, once; whether it is known to be over."""
+        if self._checked:
+            return False
+        info = vk.VkSemaphoreWaitInfo(pSemaphores=[self._semaphore], pValues=[value])
+        result = vk.vkWaitSemaphores(self._device, info, 0)
+        vk.vkGetSemaphoreCounterValue(self._device, self._semaphore)
+        self._checked = True
+        return result == vk.VK_SUCCESS
+
+    def read(self) -> int:
+        """What it has reached."""
+        if not self._checked:
+            return vk.vkGetSemaphoreCounterValue(self._device, self._semaphore)
+        box = ctypes.c_uint64()
+        result = _dispatch(self._device).vkGetSemaphoreCounterValue(
+            int(self._device), int(self._semaphore), box
+        )
+        if result:
+            calls.raise_for(p.vkGetSemaphoreCounterValue, result)
+        return box.value
+
+    def signal(self, value: int) -> None:
+        """Set it to a larger value."""
+        info = vk.VkSemaphoreSignalInfo(semaphore=self._semaphore, value=value)
+        dispatch = _dispatch(self._device)
+        if not dispatch.unchecked:
+            vk.vkSignalSemaphore(self._device, info)
+            return
+        # Somebody waits for it: nothing is done here that need not be.
+        result = dispatch.vkSignalSemaphore(int(self._device), info)
+        if result:
+            calls.raise_for(p.vkSignalSemaphore, result)
+
+    def ready(self, value: int) -> Callable[[], bool]:
+        """What tells whether it has reached a value. ClosedError if it was closed."""
+        command, box, life = (
+            _dispatch(self._device).vkGetSemaphoreCounterValue,
+            ctypes.c_uint64(),
+            self._life,
+        )
+        number, semaphore = int(self._device), int(self._semaphore)
+
+        def look() -> bool:
+            if life.closed:
+                life.still_open()
+            result = command(number, semaphore, box)
+            if result:
+                calls.raise_for(p.vkGetSemaphoreCounterValue, result)
+            return box.value >= value
+
+        return look
+
+    def wait(self, deadline: int | None, spin: Spin, value: int) -> bool:
+        """Wait until it has reached a value; whether that was before the deadline."""
+        if self.check(value):
+            return True
+        ready = self.ready(value)
+        if ready():
+            spin.miss()
+            return True
+        sleep = sleep_on(self._device, [(self._semaphore, value)])
+        return waiting.wait(ready, sleep, spin, deadline, polite=self.polite)
+
+
+class FenceStatus:
+    """Of a fence. Its life is held by whoever reads.
+
+    As if it were a timeline that is at 0 or 1, so that whoever waits need not know.
+    """
+
+    def __init__(self, device: vk.VkDevice, fence: vk.VkFence, life: Life | None = None) -> None:
+        self._device = device
+        self._fence = fence
+        self._life = life
+        self._checked = False
+
+    @property
+    def polite(self) -> bool:
+        """Whether reading lets go of the interpreter by itself."""
+        return waiting.lets_go(_dispatch(self._device).vkGetFenceStatus)
+
+    @property
+    def moment(self) -> None:
+        """There is no sleeping on it together with timelines."""
+
+    def check(self, value: int = 1) -> bool:
+        """Have the wait checked, once; whether it is known to be over."""
+        if self._checked:
+            return False
+        result = vk.vkWaitForFences(self._device, 1, [self._fence], 1, 0)
+        self._checked = True
+        return result == vk.VK_SUCCESS
+
+    def ready(self, value: int = 1) -> Callable[[], bool]:
+        """What tells whether it is signalled. ClosedError if it was closed."""
+        command, life = _dispatch(self._device).vkGetFenceStatus, self._life
+        number, fence = int(self._device), int(self._fence)
+
+        def look() -> bool:
+            if life is not None and life.closed:
+                life.still_open()
+            result = command(number, fence)
+            if result:
+                calls.raise_for(p.vkGetFenceStatus, result)
+            return not result
+
+        return look
+
+    def wait(self, deadline: int | None, spin: Spin, value: int = 1) -> bool:
+        """Wait until it is signalled; whether that was before the deadline."""
+        if self.check():
+            return True
+        command = _dispatch(self._device).vkWaitForFences
+        number, array = int(self._device), (ctypes.c_uint64 * 1)(self._fence)
+
+        def sleep(nanoseconds: int) -> bool:
+            result = command(number, 1, array, 1, nanoseconds)
+            if result:
+                calls.raise_for(p.vkWaitForFences, result)
+                return False  # VK_TIMEOUT
+            return True
+
+        return waiting.wait(self.ready(), sleep, spin, deadline, polite=self.polite)
