@@ -35,22 +35,21 @@ def now() -> float:
 class Cuda:
     """A CUDA stream, and a timeline semaphore as CUDA knows it."""
 
-    def __init__(self, semaphore: Any) -> None:
+    def __init__(self, device_uuid: bytes, fd: int) -> None:
         from cuda.bindings import driver as cu
 
         self.cu = cu
         self.did(cu.cuInit(0))
-        uuid = semaphore.device.physical.device_uuid
         for number in range(self.did(cu.cuDeviceGetCount())):
             self.device = self.did(cu.cuDeviceGet(number))
-            if bytes(self.did(cu.cuDeviceGetUuid(self.device)).bytes) == uuid:
+            if bytes(self.did(cu.cuDeviceGetUuid(self.device)).bytes) == device_uuid:
                 break
         self.did(cu.cuCtxSetCurrent(self.did(cu.cuDevicePrimaryCtxRetain(self.device))))
         self.stream = self.did(cu.cuStreamCreate(1))  # CU_STREAM_NON_BLOCKING
         about = cu.CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC()
         kinds = cu.CUexternalSemaphoreHandleType
         about.type = kinds.CU_EXTERNAL_SEMAPHORE_HANDLE_TYPE_TIMELINE_SEMAPHORE_FD
-        about.handle.fd = semaphore.export("opaque_fd").detach()  # CUDA's from here on
+        about.handle.fd = fd  # CUDA's from here on
         self.semaphore = self.did(cu.cuImportExternalSemaphore(about))
         self.signals = cu.CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS()
         self.waits = cu.CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS()
@@ -101,9 +100,11 @@ def timed(signal: Callable[[int], None], value: int) -> Times:
     return entered, now()
 
 
-def other(semaphore: Any, how: str, pipe: Any) -> None:
+def other(semaphore: Any, handle: Any, how: str, pipe: Any) -> None:
     """The other process: does as it is told, and says when."""
-    cuda = Cuda(semaphore) if how.startswith("cuda") else None
+    uuid = semaphore.device.physical.device_uuid
+    cuda = Cuda(uuid, handle.detach()) if how.startswith("cuda") else None
+    handle.close()
     act = cuda.signal if cuda else submitting(semaphore)
     if how == "cuda waits":
         assert cuda
@@ -137,8 +138,9 @@ def across(gpu: Any, how: str, wait: Callable[[Any, int], None], rounds: int) ->
     found = []
     with gpu.semaphore(export="opaque_fd") as semaphore:
         ours, theirs = context.Pipe()
-        process = context.Process(target=other, args=(semaphore, how, theirs))
-        process.start()
+        with semaphore.export() as handle:
+            process = context.Process(target=other, args=(semaphore, handle, how, theirs))
+            process.start()
         assert ours.recv() == "ready"
         signal = submitting(semaphore)
         for value in range(1, rounds + 1):
@@ -161,7 +163,8 @@ def within(gpu: Any, how: str, wait: Callable[[Any, int], None], rounds: int) ->
     """One thread of this process signals and then waits."""
     found = []
     with gpu.semaphore(export="opaque_fd") as semaphore:
-        cuda = Cuda(semaphore) if how == "cuda" else None
+        uuid = gpu.physical.device_uuid
+        cuda = Cuda(uuid, semaphore.export().detach()) if how == "cuda" else None
         signal = cuda.signal if cuda else submitting(semaphore)
         for value in range(1, rounds + 1):
             entered, after = timed(signal, value)
