@@ -39,7 +39,7 @@ from tests.support.process_pool import Pool, open_pool
 from tests.support.sharing import UNKNOWN
 from tests.support.weighted import Kinds
 
-STEPS = int(os.environ.get("EXTMEM_TEST_STEPS", "1000"))
+STEPS = int(os.environ.get("EXTMEM_TEST_STEPS", "500"))
 SEED = int(os.environ.get("EXTMEM_TEST_SEED", "0")) or random.randrange(1, 1 << 32)
 _STEPS_OF_AN_EXAMPLE = 50
 _DENIED, _NO_PROCESS = 5, 87
