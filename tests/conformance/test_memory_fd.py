@@ -23,6 +23,7 @@ from tests.support.rig import OPAQUE_FD, Kind, Rig, pattern, prove_same
 from tests.support.strict import driver_cannot
 
 MANY = 4096  # as often as Vulkan's own tests do it
+FEW = 256  # for all but one kind of memory
 AT_ONCE = 200  # NVIDIA 580 bears 253 imports of one host-visible payload at a time
 NVIDIA = 0x10DE
 
@@ -57,9 +58,9 @@ def test_import_multiple_times(rig: Rig, quick: Rig, kind: Kind) -> None:
     exported = rig.allocate(kind)
     exported.write(pattern(1))
     fd = exported.export_fd()
-    for count in range(MANY):
+    for count in range(MANY if kind == Kind(True, True) else FEW):
         imported = quick.import_fd(os.dup(fd), exported.passport)
-        if count % 512 == 0:
+        if count % 128 == 0:
             assert imported.read() == pattern(1)
         imported.free()
     os.close(fd)
@@ -82,7 +83,7 @@ def test_import_many_at_once(rig: Rig, kind: Kind) -> None:
 def test_export_multiple_times(quick: Rig, kind: Kind) -> None:
     exported = quick.allocate(kind)
     exported.write(pattern(1))
-    for _ in range(MANY):
+    for _ in range(MANY if kind == Kind(True, True) else FEW):
         os.close(exported.export_fd())
     assert exported.read() == pattern(1)
 

@@ -117,8 +117,7 @@ def test_opaque_is_dedicated_as_its_exporter(gpu: Gpu, handle_type: int) -> None
     buffer = gpu.buffer(handle_type)
     with exported(gpu, handle_type, DEDICATED(image=image)) as (memory, handle):
         for chain, vuid in (
-            # Of a descriptor no rule asks about a dedication that is missing; the device does.
-            ([], "" if handle_type == FD else DEDICATION_RULES[handle_type]),
+            ([], DEDICATION_RULES[handle_type]),
             ([DEDICATED(image=wide)], DEDICATION_RULES[handle_type]),
             ([DEDICATED(buffer=buffer)], BUFFER_RULES[handle_type]),
         ):

@@ -143,7 +143,7 @@ class Target:
     seeds: Callable[[], list[bytes]]
     change: mutation.Change
     largest: int  # bytes of an input
-    short: int = 10_000  # inputs in each run of the tests
+    short: int = 5_000  # inputs in each run of the tests
 
 
 TARGETS = {
@@ -165,9 +165,9 @@ TARGETS = {
         seeds.of_channels,
         mutation.of_frames,
         8192,
-        1_000,
+        500,
     ),
-    "service": Target(directory.opened, (), seeds.of_services, mutation.of_frames, 8192, 2_000),
+    "service": Target(directory.opened, (), seeds.of_services, mutation.of_frames, 8192, 1_000),
 }
 
 
