@@ -55,6 +55,16 @@ def test_a_name_needs_nothing_beside_it(gpu: extmem.Device) -> None:
             assert again.numpy()[-1] == 9
 
 
+def test_a_name_of_something_else_is_told_to_be_that(gpu: extmem.Device) -> None:
+    name = f"Local\\extmem-test-{secrets.token_hex(8)}"
+    # What a semaphore counts lies where memory has its passport.
+    with (
+        gpu.semaphore(export="opaque_win32", name=name, value=1),
+        pytest.raises(extmem.RuleViolation, match="01440"),
+    ):
+        gpu.import_memory(name=name)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="hardware: descriptors are POSIX")
 @pytest.mark.parametrize("encoded", [False, True])
 def test_a_descriptor_is_imported_with_the_passport_that_came_beside_it(

@@ -7,7 +7,14 @@ import msgspec
 from extmem.handles.directory import protocol as p
 from extmem.share import parcels
 from extmem.share.parcels import Item, Packet
-from extmem.share.passport import BufferInfo, Exporter, ImageInfo, Passport, Place
+from extmem.share.passport import (
+    BufferInfo,
+    Exporter,
+    ImageInfo,
+    Passport,
+    Place,
+    SyncPassport,
+)
 from tests.fuzz import frames
 from tests.fuzz.directory import FIRST, GUEST, LENDER, SECOND, Descriptors
 
@@ -38,7 +45,15 @@ def of_passports() -> list[bytes]:
     )
     return [
         each.encode()
-        for each in (bare, full, msgspec.structs.replace(full, dedicated=_IMAGE, image=None))
+        for each in (
+            bare,
+            full,
+            msgspec.structs.replace(full, dedicated=_IMAGE, image=None),
+            SyncPassport("opaque_fd", "fence"),
+            SyncPassport(
+                "opaque_win32", "semaphore", timeline=True, place=_HERE, exporter=Exporter(7, "a")
+            ),
+        )
     ]
 
 

@@ -177,11 +177,18 @@ def _sockets() -> Counter[str]:
 def _of_another(what: str, name: str) -> bool:
     """Whether something new belongs to a process that is not ours: another run of tests, say."""
     if what == "files in /dev/shm":
-        path = f"/dev/shm/{name}"
+        # By its number: the C library makes a semaphore under one name and links it to another,
+        # and a mapping goes on to say the first.
+        try:
+            file = os.stat(f"/dev/shm/{name}")
+        except FileNotFoundError:
+            return True  # whoever made it has taken it away
 
         def holds(process: Path) -> bool:
-            open_there = any(os.readlink(fd) == path for fd in (process / "fd").iterdir())
-            return open_there or f" {path}\n" in (process / "maps").read_text()
+            if any(os.path.samestat(os.stat(fd), file) for fd in (process / "fd").iterdir()):
+                return True
+            lines = (process / "maps").read_text().splitlines()
+            return any(f" {file.st_ino} " in line and "/dev/shm/" in line for line in lines)
 
     elif what == "sockets with a name":
         lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]

@@ -449,7 +449,8 @@ def stamped(source: Source, kmt: bool) -> bytes:
         page = page_of(source, kmt)
     except (Failure, OSError, ValueError, OverflowError):
         return b""
-    if not page:
+    # Pages of semaphores and fences have other things in that place.
+    if not page or Label.of(page) is None:
         return b""
     (length,) = _WORD.unpack_from(page, _STAMP_OFFSET)
     start = _STAMP_OFFSET + _WORD.size
