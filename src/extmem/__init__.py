@@ -15,6 +15,9 @@ that was started by nobody of yours, through `extmem.channel`.
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from extmem.errors import (
     ClosedError,
     CommandUnavailable,
@@ -59,17 +62,46 @@ __all__ = [
     "win32",
 ]
 
-from extmem import vk, win32
-from extmem.device import Device
-from extmem.handles.handle import Handle
-from extmem.images.image import Image
-from extmem.memory import Memory
-from extmem.opening import open_device, physical_devices
-from extmem.resources import Buffer
-from extmem.share import arrivals as _arrivals  # noqa: F401 - so that multiprocessing knows them
-from extmem.share import channel
-from extmem.sync import Fence, Semaphore
-from extmem.together import wait_all, wait_any
+if TYPE_CHECKING:
+    from extmem import vk, win32
+    from extmem.device import Device
+    from extmem.handles.handle import Handle
+    from extmem.images.image import Image
+    from extmem.memory import Memory
+    from extmem.opening import open_device, physical_devices
+    from extmem.resources import Buffer
+    from extmem.share import channel
+    from extmem.sync import Fence, Semaphore
+    from extmem.together import wait_all, wait_any
+else:
+    # Where each name lives. It is loaded when it is first asked for: a program that only wants to
+    # know the errors, or the directory's process, which stands in this package, needs none of it.
+    _PLACES = {
+        "Buffer": "extmem.resources",
+        "Device": "extmem.device",
+        "Fence": "extmem.sync",
+        "Handle": "extmem.handles.handle",
+        "Image": "extmem.images.image",
+        "Memory": "extmem.memory",
+        "Semaphore": "extmem.sync",
+        "channel": "extmem.share",
+        "open_device": "extmem.opening",
+        "physical_devices": "extmem.opening",
+        "wait_all": "extmem.together",
+        "wait_any": "extmem.together",
+    }
+
+    def __getattr__(name):
+        if name in ("vk", "win32"):
+            return import_module(f"extmem.{name}")
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # With the objects comes what multiprocessing has to know of them.
+        import_module("extmem.share.arrivals")
+        if name == "channel":
+            import_module("extmem.share.channel")
+        found = globals()[name] = getattr(import_module(_PLACES[name]), name)
+        return found
 
 
 def __dir__() -> list[str]:

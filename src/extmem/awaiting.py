@@ -12,7 +12,6 @@ later.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 import time
@@ -25,6 +24,8 @@ from extmem.errors import ClosedError, ExtmemError
 from extmem.reading import sleep_on
 
 if TYPE_CHECKING:
+    import asyncio
+
     from extmem.device import Device
     from extmem.sync import Synchronizer
 
@@ -65,6 +66,8 @@ class Waiter:
 
     async def reached(self, thing: Synchronizer, value: int) -> None:
         """Until a semaphore has reached a value, or a fence (whose value is 1) is signalled."""
+        from asyncio import get_running_loop  # whoever awaits has loaded it; nobody else need
+
         thing.life.take()
         added = False
         try:
@@ -74,7 +77,7 @@ class Waiter:
             ready = reader.ready(value)
             if ready():
                 return
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[None] = get_running_loop().create_future()
             wait = Wait(
                 thing, reader.moment, value, future, ready, reader.polite, time.monotonic_ns()
             )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
-import uuid
 
 __all__ = ["boot", "machine"]
 
@@ -44,6 +43,12 @@ def _read(path: str) -> str:
         return ""
 
 
+def _network_number() -> str:
+    import uuid  # slow to import, and hardly ever needed
+
+    return f"{uuid.getnode():x}"
+
+
 def _machine_number() -> str:
     if sys.platform == "win32":
         import winreg
@@ -54,10 +59,10 @@ def _machine_number() -> str:
             ) as key:
                 return str(winreg.QueryValueEx(key, "MachineGuid")[0])
         except OSError:
-            return f"{uuid.getnode():x}"
+            return _network_number()
     # A container may lack the file. The boot number, which it shares with its host, tells machines
     # apart as well while they run.
-    return _read("/etc/machine-id") or _boot_number() or f"{uuid.getnode():x}"
+    return _read("/etc/machine-id") or _boot_number() or _network_number()
 
 
 def _boot_number() -> str:
