@@ -22,7 +22,8 @@ from typing import Any
 import extmem
 from extmem import vk
 
-PAUSE = 0.0005  # seconds before each signal, in which the other side begins to wait
+AWAKE = 200.0  # microseconds before each signal, in which the other side begins to wait
+ASLEEP = 0.0005  # the same in seconds, where whoever signals sleeps through it and wakes up cold
 
 Times = tuple[float, float]  # entry and return of the call that signals
 
@@ -93,8 +94,12 @@ def submitting(semaphore: Any) -> Callable[[int], None]:
     return submit
 
 
-def timed(signal: Callable[[int], None], value: int) -> Times:
-    time.sleep(PAUSE)
+def timed(signal: Callable[[int], None], value: int, rested: bool = False) -> Times:
+    until = now() + AWAKE
+    while not rested and now() < until:
+        pass
+    if rested:
+        time.sleep(ASLEEP)
     entered = now()
     signal(value)
     return entered, now()
@@ -115,7 +120,7 @@ def other(semaphore: Any, handle: Any, how: str, pipe: Any) -> None:
             act(value)
             pipe.send((now(), 0.0))
         else:
-            pipe.send(timed(act, value))
+            pipe.send(timed(act, value, how.endswith("rested")))
     if cuda:
         cuda.close()
     semaphore.close()
@@ -209,6 +214,10 @@ def main() -> None:
                 lambda: across(gpu, "cuda", wait_well, rounds),
             ),
             (
+                "CUDA signals in another process after a sleep, our wait",
+                lambda: across(gpu, "cuda rested", wait_well, rounds),
+            ),
+            (
                 "CUDA signals in another process, vkWaitSemaphores",
                 lambda: across(gpu, "cuda", wait_natively, slow),
             ),
@@ -223,6 +232,10 @@ def main() -> None:
             (
                 "vkQueueSubmit in another process, our wait",
                 lambda: across(gpu, "vulkan", wait_well, rounds),
+            ),
+            (
+                "vkQueueSubmit in another process after a sleep, our wait",
+                lambda: across(gpu, "vulkan rested", wait_well, rounds),
             ),
             (
                 "vkQueueSubmit in another process, vkWaitSemaphores",

@@ -35,6 +35,7 @@ BY_HAND = {
         "vkGetMemoryWin32HandleNV",
         "vkGetMemoryWin32HandlePropertiesKHR",
     ),
+    "extmem.vk.submits": ("vkQueueSubmit", "vkQueueSubmit2"),
     "extmem.vk.synchronisation": (
         "vkImportSemaphoreFdKHR",
         "vkImportSemaphoreWin32HandleKHR",

@@ -20,6 +20,7 @@ from extmem.vk.chain import *
 from extmem.vk.commands import *
 from extmem.vk.instances import *
 from extmem.vk.memories import *
+from extmem.vk.submits import *
 from extmem.vk.synchronisation import *
 
 # The commands written by hand have other names too; the generated ones bring theirs along.

@@ -86,11 +86,6 @@ def vkGetDeviceQueue(device: s.VkDevice, queueFamilyIndex: int, queueIndex: int)
     return fetch(p.vkGetDeviceQueue, (device, queueFamilyIndex, queueIndex), s.VkQueue)
 
 
-def vkQueueSubmit(queue: s.VkQueue, submitCount: int, pSubmits: Any, fence: int | None) -> None:
-    """VK_VERSION_1_0."""
-    run(p.vkQueueSubmit, (queue, submitCount, pSubmits, fence))
-
-
 def vkQueueWaitIdle(queue: s.VkQueue) -> None:
     """VK_VERSION_1_0."""
     run(p.vkQueueWaitIdle, (queue,))
@@ -812,11 +807,6 @@ def vkCmdPipelineBarrier2(
     run(p.vkCmdPipelineBarrier2, (commandBuffer, pDependencyInfo))
 
 
-def vkQueueSubmit2(queue: s.VkQueue, submitCount: int, pSubmits: Any, fence: int | None) -> None:
-    """VK_VERSION_1_3."""
-    run(p.vkQueueSubmit2, (queue, submitCount, pSubmits, fence))
-
-
 def vkCmdCopyBuffer2(
     commandBuffer: s.VkCommandBuffer, pCopyBufferInfo: s.VkCopyBufferInfo2
 ) -> None:
@@ -1037,7 +1027,6 @@ vkGetBufferOpaqueCaptureAddressKHR = vkGetBufferOpaqueCaptureAddress
 vkGetDeviceMemoryOpaqueCaptureAddressKHR = vkGetDeviceMemoryOpaqueCaptureAddress
 vkGetPhysicalDeviceToolPropertiesEXT = vkGetPhysicalDeviceToolProperties
 vkCmdPipelineBarrier2KHR = vkCmdPipelineBarrier2
-vkQueueSubmit2KHR = vkQueueSubmit2
 vkCmdCopyBuffer2KHR = vkCmdCopyBuffer2
 vkCmdCopyImage2KHR = vkCmdCopyImage2
 vkCmdCopyBufferToImage2KHR = vkCmdCopyBufferToImage2
