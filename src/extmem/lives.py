@@ -27,7 +27,9 @@ class Life:
     def __init__(self, what: str, destroy: Callable[[], None]) -> None:
         self._what = what
         self._destroy = destroy
-        self._changed = threading.Condition()
+        # One that its own thread may have twice: a signal's handler may close what is being taken.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._users = 0
         self._ending = False
         self.closed = False  # no use may begin
@@ -35,14 +37,14 @@ class Life:
 
     def take(self) -> None:
         """Begin to use it. ClosedError if it is closed."""
-        with self._changed:
+        with self._lock:
             if self.closed:
                 raise ClosedError(f"{self._what} is closed")
             self._users += 1
 
     def leave(self) -> None:
         """End a use."""
-        with self._changed:
+        with self._lock:
             self._users -= 1
         if self.closed:
             self._end()
@@ -52,7 +54,11 @@ class Life:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.leave()
+        # As `leave`: whoever waited goes through here with the news, and one call less is felt.
+        with self._lock:
+            self._users -= 1
+        if self.closed:
+            self._end()
 
     def still_open(self) -> None:
         """For whoever uses it for long. ClosedError if it was closed meanwhile."""

@@ -7,10 +7,12 @@ they would take ten times as long, while the signal is waited for.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Callable, Sequence
 
 from extmem import vk, waiting
+from extmem.drivers.driver import Timeline, Timelines
 from extmem.lives import Life
 from extmem.vk import _prototypes as p
 from extmem.vk import calls
@@ -18,6 +20,8 @@ from extmem.vk._dispatch import Dispatch
 from extmem.waiting import Spin
 
 __all__ = ["Counter", "FenceStatus", "sleep_on"]
+
+_SLICE = 250_000_000  # nanoseconds of direct sleep, after which a lost device is noticed
 
 
 def _dispatch(device: vk.VkDevice) -> Dispatch:
@@ -58,11 +62,22 @@ class Counter:
         self._semaphore = semaphore
         self._life = life
         self._checked = False
+        self._direct: Timeline | None = None  # the way without commands, if there is one
+        self._direct_asked = False
 
     @property
     def polite(self) -> bool:
         """Whether reading lets go of the interpreter by itself."""
         return waiting.lets_go(_dispatch(self._device).vkGetSemaphoreCounterValue)
+
+    def _find_direct(self) -> Timeline | None:
+        if not self._direct_asked:
+            self._direct_asked = True
+            driver = _dispatch(self._device).driver
+            if isinstance(driver, Timelines):
+                with contextlib.suppress(Exception):
+                    self._direct = driver.timeline(int(self._device), int(self._semaphore))
+        return self._direct
 
     @property
     def moment(self) -> vk.VkSemaphore:
@@ -93,23 +108,37 @@ class Counter:
 
     def signal(self, value: int) -> None:
         """Set it to a larger value."""
-        info = vk.VkSemaphoreSignalInfo(semaphore=self._semaphore, value=value)
         dispatch = _dispatch(self._device)
         if not dispatch.unchecked:
+            info = vk.VkSemaphoreSignalInfo(semaphore=self._semaphore, value=value)
             vk.vkSignalSemaphore(self._device, info)
             return
         # Somebody waits for it: nothing is done here that need not be.
+        direct = self._find_direct()
+        if direct is not None:
+            try:
+                direct.signal(value)
+                return
+            except Exception:
+                pass
+        info = vk.VkSemaphoreSignalInfo(semaphore=self._semaphore, value=value)
         result = dispatch.vkSignalSemaphore(int(self._device), info)
         if result:
             calls.raise_for(p.vkSignalSemaphore, result)
 
     def ready(self, value: int) -> Callable[[], bool]:
         """What tells whether it has reached a value. ClosedError if it was closed."""
-        command, box, life = (
-            _dispatch(self._device).vkGetSemaphoreCounterValue,
-            ctypes.c_uint64(),
-            self._life,
-        )
+        life, direct = self._life, self._find_direct()
+        if direct is not None:
+            read = direct.read
+
+            def look_directly() -> bool:
+                if life.closed:
+                    life.still_open()
+                return read() >= value
+
+            return look_directly
+        command, box = _dispatch(self._device).vkGetSemaphoreCounterValue, ctypes.c_uint64()
         number, semaphore = int(self._device), int(self._semaphore)
 
         def look() -> bool:
@@ -126,12 +155,21 @@ class Counter:
         """Wait until it has reached a value; whether that was before the deadline."""
         if self.check(value):
             return True
-        ready = self.ready(value)
-        if ready():
-            spin.miss()
-            return True
-        sleep = sleep_on(self._device, [(self._semaphore, value)])
-        return waiting.wait(ready, sleep, spin, deadline, polite=self.polite)
+        by_command: Callable[[int], bool] | None = None
+        direct = self._find_direct()
+
+        def sleep(nanoseconds: int) -> bool:
+            nonlocal by_command
+            if direct is not None:
+                try:
+                    return direct.sleep(value, min(nanoseconds, _SLICE) / 1e9)
+                except Exception:
+                    pass
+            if by_command is None:
+                by_command = sleep_on(self._device, [(self._semaphore, value)])
+            return by_command(nanoseconds)
+
+        return waiting.wait(self.ready(value), sleep, spin, deadline, polite=self.polite)
 
 
 class FenceStatus:

@@ -75,13 +75,24 @@ class Spin:
     AHEAD = 150 * _MICROSECOND  # to be awake, at the least
     SHARE = 32  # and at the most: one part in so many of a period
 
-    __slots__ = ("_last", "_period", "_wobble", "budget")
+    __slots__ = ("_last", "_period", "_wobble", "budget", "lesson")
 
     def __init__(self) -> None:
         self.budget = self.FIRST  # nanoseconds
+        # When the last wait began and when it saw the signal: what is to be learned from it waits
+        # for the next one to begin, so that nobody who was waited for is kept waiting by it.
+        self.lesson: tuple[int, int] | None = None
         self._last = 0  # when the last signal came, about; 0: it was there before anybody looked
         self._period = 0
         self._wobble = 0  # how far signals are from where they were expected, about
+
+    def study(self) -> None:
+        """Learn from the last wait, at the beginning of the next."""
+        lesson, self.lesson = self.lesson, None
+        if lesson is not None:
+            began, seen = lesson
+            self.learn(seen - began)
+            self.beat(seen)
 
     def learn(self, elapsed: int) -> None:
         """A wait for something that was not there yet took so many nanoseconds."""
@@ -174,23 +185,24 @@ def wait(
         and to say so is all that stands between the signal and the caller, so there is little of it
     polite: reading lets go of the interpreter by itself
     """
+    spin.study()
     if ready():
         spin.miss()
         return True
-    began = time.monotonic_ns()
+    clock = time.monotonic_ns
+    began = clock()
+    until = began + spin.budget
     # On a busy machine, giving a turn away may take milliseconds; who is alone keeps his for now.
     alone = polite or threading.active_count() == 1
-    if _reads(ready, began + spin.budget, deadline, alone) or _reads(
-        ready, began + spin.budget + _YIELDING, deadline, False
+    if (seen := _reads(ready, until, deadline, alone)) or (
+        seen := _reads(ready, until + _YIELDING, deadline, False)
     ):
-        now = time.monotonic_ns()
-        spin.learn(now - began)
-        spin.beat(now)
+        spin.lesson = began, seen
         return True
     longest = longest_sleep(polite)
     start, end = spin.expected()
     while True:
-        now = time.monotonic_ns()
+        now = clock()
         # A driver in C may sleep in steps of its own, so that it is asked again after an eighth of
         # the time that has gone by; the embedded device sleeps on what the signal wakes.
         step = max((now - began) // 8, _FIRST_SLEEP if polite else _LONGEST)
@@ -204,25 +216,27 @@ def wait(
             or (step > 0 and sleep(step))
             or ready()
         ):
-            now = time.monotonic_ns()
-            spin.learn(now - began)
-            spin.beat(now)
+            spin.lesson = began, clock()
             return True
-        if deadline is not None and time.monotonic_ns() >= deadline:
+        if deadline is not None and clock() >= deadline:
             return False
 
 
-def _reads(ready: Callable[[], bool], until: int, deadline: int | None, alone: bool) -> bool:
-    """Read until then.
+def _reads(ready: Callable[[], bool], until: int, deadline: int | None, alone: bool) -> int:
+    """Read until then; when it was found to be ready, about, and 0 if it was not.
 
     alone: no other thread wants the interpreter, or reading lets go of it by itself
     """
     if deadline is not None:
         until = min(until, deadline)
     now = time.monotonic_ns
-    while now() < until:
+    if alone:
+        while (seen := now()) < until:
+            if ready():
+                return seen
+        return 0
+    while (seen := now()) < until:
         if ready():
-            return True
-        if not alone:
-            let_go()
-    return False
+            return seen
+        let_go()
+    return 0

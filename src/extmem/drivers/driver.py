@@ -36,6 +36,8 @@ __all__ = [
     "Stamps",
     "SyncOrigin",
     "SyncProvenance",
+    "Timeline",
+    "Timelines",
 ]
 
 Command = Callable[..., Any]
@@ -171,3 +173,28 @@ class Stamps(Protocol):
 
         Its bytes are a stranger's. Never raises.
         """
+
+
+class Timeline(Protocol):
+    """A timeline semaphore of a device in Python, with nothing between it and whoever waits.
+
+    For the host's waits, which are the same as the driver's commands but for what C needs. Where
+    one of these raises, whatever it is, the command is called and says what is wrong.
+    """
+
+    def read(self) -> int:
+        """What it has reached."""
+
+    def signal(self, value: int) -> None:
+        """Set it to a larger value."""
+
+    def sleep(self, value: int, seconds: float) -> bool:
+        """Until it has reached a value, for a while at most; whether it has. It may be early."""
+
+
+@runtime_checkable
+class Timelines(Protocol):
+    """A driver whose semaphores can be had directly."""
+
+    def timeline(self, device: int, semaphore: int) -> Timeline | None:
+        """Of a timeline semaphore, until it is destroyed; None where the commands are the way."""

@@ -29,6 +29,8 @@ from extmem.drivers.driver import (
     Stamps,
     SyncOrigin,
     SyncProvenance,
+    Timeline,
+    Timelines,
 )
 from extmem.drivers.extensions import (
     enabled,
@@ -227,6 +229,10 @@ class NvByKhr:
         if not isinstance(self.below, SyncProvenance):
             return None
         return self.below.sync_origin_of(object, handle_type, handle, name)
+
+    def timeline(self, device: int, semaphore: int) -> Timeline | None:
+        below = self.below
+        return below.timeline(device, semaphore) if isinstance(below, Timelines) else None
 
     def stamp(self, device: int, memory: int, passport: bytes) -> None:
         if isinstance(self.below, Stamps):

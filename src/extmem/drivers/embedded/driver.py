@@ -95,6 +95,9 @@ class EmbeddedDriver:
     # The same of semaphores and fences: `drivers.driver.SyncProvenance`.
     sync_origin_of = staticmethod(sync_external.sync_origin_of)
 
+    # What the host's waits take: `drivers.driver.Timelines`.
+    timeline = staticmethod(sync.timeline)
+
     # What the objects leave for importers: `drivers.driver.Stamps`.
     stamp = staticmethod(win32.stamp)
     stamped = staticmethod(win32.stamped)

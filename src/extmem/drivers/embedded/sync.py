@@ -261,6 +261,42 @@ def vkSignalSemaphore(handle: int, info: Any) -> int:
     return SUCCESS
 
 
+class Direct:
+    """A timeline that other processes have as well, without the commands: `drivers.Timeline`.
+
+    The semaphore is not destroyed while this is used. It can be given another payload, so that is
+    looked up each time.
+    """
+
+    __slots__ = ("_device", "_semaphore")
+
+    def __init__(self, device: Device, semaphore: Semaphore) -> None:
+        self._device = device
+        self._semaphore = semaphore
+
+    def read(self) -> int:
+        return self._semaphore.permanent.value()
+
+    def signal(self, value: int) -> None:
+        payload = self._semaphore.permanent
+        payload.require()
+        payload.signal(value)
+
+    def sleep(self, value: int, seconds: float) -> bool:
+        payload = self._semaphore.permanent
+        if payload.word is None or self._device.lost:
+            raise Failure(c.VK_ERROR_UNKNOWN, "for the command to say")
+        payload.require()
+        return payload.word.wait(value.__le__, seconds)
+
+
+def timeline(handle: int, semaphore: int) -> Direct | None:
+    """The direct way to a timeline; None of one that never leaves this process."""
+    device = find(Device, handle)
+    found = find(Semaphore, semaphore, device)
+    return Direct(device, found) if found.timeline and found.permanent.word is not None else None
+
+
 # -- events: the host's side. A queue that only transfers has no commands for them. --------------
 
 
