@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from extmem import vk, waiting
 from extmem.drivers.driver import Timeline, Timelines
 from extmem.lives import Life
+from extmem.rules.waits import is_plainly_right
 from extmem.vk import _prototypes as p
 from extmem.vk import calls
 from extmem.vk._dispatch import Dispatch
@@ -98,28 +99,34 @@ class Counter:
         """What it has reached."""
         if not self._checked:
             return vk.vkGetSemaphoreCounterValue(self._device, self._semaphore)
+        return self._read(_dispatch(self._device))
+
+    def _read(self, dispatch: Dispatch) -> int:
+        direct = self._find_direct()
+        if direct is not None:
+            return direct.read()
         box = ctypes.c_uint64()
-        result = _dispatch(self._device).vkGetSemaphoreCounterValue(
-            int(self._device), int(self._semaphore), box
-        )
+        result = dispatch.vkGetSemaphoreCounterValue(int(self._device), int(self._semaphore), box)
         if result:
             calls.raise_for(p.vkGetSemaphoreCounterValue, result)
         return box.value
 
     def signal(self, value: int) -> None:
-        """Set it to a larger value."""
+        """Set it to a larger value. Somebody waits for it: nothing is done that need not be."""
         dispatch = _dispatch(self._device)
-        if not dispatch.unchecked:
+        if not dispatch.unchecked and not (
+            dispatch.alive
+            and is_plainly_right(dispatch.world, int(self._semaphore), self._read(dispatch), value)
+        ):
             info = vk.VkSemaphoreSignalInfo(semaphore=self._semaphore, value=value)
             vk.vkSignalSemaphore(self._device, info)
             return
-        # Somebody waits for it: nothing is done here that need not be.
         direct = self._find_direct()
         if direct is not None:
             try:
                 direct.signal(value)
                 return
-            except Exception:
+            except Exception:  # the command says what is wrong
                 pass
         info = vk.VkSemaphoreSignalInfo(semaphore=self._semaphore, value=value)
         result = dispatch.vkSignalSemaphore(int(self._device), info)

@@ -25,7 +25,7 @@ FLOORS = (
      "vk.record_submits", "vk.record_commands", "vk.borrowed"),
     ("rules",),
     ("vk.calls",),
-    ("vk.commands", "vk.instances", "vk.memories", "vk.synchronisation"),
+    ("vk.commands", "vk.instances", "vk.memories", "vk.submits", "vk.synchronisation"),
     ("vk",),
     ("capabilities", "images.formats", "images.infos", "images.support"),
     ("memory", "resources", "copying", "importing", "exporting", "allocating", "device",

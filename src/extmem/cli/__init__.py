@@ -1,4 +1,4 @@
-"""The command line: `extmem devices`, `extmem list`, `extmem doctor`, `extmem demo`.
+"""The command line: `extmem devices`, `list`, `doctor`, `rules`, `explain` and `demo`.
 
 Exit codes: 0 it worked, 1 it did not, 2 the command was wrong. Answers go to stdout, everything
 else to stderr.
@@ -118,6 +118,53 @@ def doctor_command(
         typer.echo(json.dumps([each.plain() for each in found], indent=2))
     else:
         show(found)
+
+
+@app.command("rules")
+def rules_command(
+    parent: Annotated[
+        str, typer.Option(help="Of this structure or command alone, as VkMemoryAllocateInfo.")
+    ] = "",
+    verdict: Annotated[str, typer.Option(help="checked, derived, os, device or undecidable.")] = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON list on stdout, of all rules.")
+    ] = False,
+) -> None:
+    """List the rules of the specification that are checked, and how each is.
+
+    With --json each rule has: vuid, parent, implicit (whether it follows from the registry),
+    verdict, where (the function that checks it), reason (why it cannot be decided, or how far it
+    can; mostly empty), and says, the rule in our words.
+    """
+    from extmem.cli.rules import collect, show
+
+    found = collect(parent, verdict)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        show(found)
+
+
+@app.command("explain")
+def explain_command(
+    rule: Annotated[
+        str, typer.Argument(help="VUID-..., or the end of one that no other has, as 01327.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say what a rule of the specification wants, why, and how it is broken and kept.
+
+    With --json the object has what `extmem rules --json` says of the rule, and extension, why,
+    breaks (what happens without it), wrong and right (whole programs; empty where a rule cannot be
+    broken).
+    """
+    from extmem.cli.rules import explain, show_explanation
+
+    known = explain(rule)
+    if as_json:
+        typer.echo(json.dumps(known, indent=2))
+    else:
+        show_explanation(known)
 
 
 @app.command("demo")

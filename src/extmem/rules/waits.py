@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from extmem.rules.engine import Call, Findings, Site, rule
-from extmem.world import Record
+from extmem.world import Record, World
 
 _TIMES = "VkTimelineSemaphoreSubmitInfo"
 
@@ -245,6 +245,29 @@ def a_value_from_the_host_that_is_near(call: Call, site: Site) -> Findings:
             f"(maxTimelineSemaphoreValueDifference) away from {far}.",
             "Keep the values that are in use close together.",
         )
+
+
+# What every device takes as maxTimelineSemaphoreValueDifference, at the least.
+_NEAR = (1 << 31) - 1
+
+
+def is_plainly_right(world: World, semaphore: int, counter: int, value: int) -> bool:
+    """Whether a host's signal keeps all of its rules, as can be told at a glance.
+
+    Whoever signals through an object is waited for, and has a structure that was made right. Where
+    this says no, the rules are run: they know more, and say what is wrong.
+    """
+    found = world.find("VkSemaphore", semaphore)
+    return (
+        found is not None
+        and found.facts["timeline"]
+        and 0 < value - counter <= _NEAR
+        and not any(
+            each is found
+            for batch in world.submitted or ()
+            for each, _ in (*batch.signals, *batch.waits)
+        )
+    )
 
 
 def _timeline(call: Call, site: Site) -> Record | None:

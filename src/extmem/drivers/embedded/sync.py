@@ -25,6 +25,7 @@ from extmem.drivers.embedded.sync_carriers import SyncCarrier, carrier_of
 from extmem.drivers.embedded.titles import FENCE, SEMAPHORE, Title
 from extmem.drivers.embedded.waiting import wait_for
 from extmem.handles.security import security_of
+from extmem.handles.words import Word
 from extmem.vk import _constants as c
 
 __all__ = ["Event", "Fence", "Semaphore", "Synchroniser"]
@@ -274,20 +275,22 @@ class Direct:
         self._device = device
         self._semaphore = semaphore
 
-    def read(self) -> int:
-        return self._semaphore.permanent.value()
-
-    def signal(self, value: int) -> None:
-        payload = self._semaphore.permanent
-        payload.require()
-        payload.signal(value)
-
-    def sleep(self, value: int, seconds: float) -> bool:
+    def _word(self) -> Word:
         payload = self._semaphore.permanent
         if payload.word is None or self._device.lost:
             raise Failure(c.VK_ERROR_UNKNOWN, "for the command to say")
         payload.require()
-        return payload.word.wait(value.__le__, seconds)
+        return payload.word
+
+    def read(self) -> int:
+        return self._semaphore.permanent.value()
+
+    def signal(self, value: int) -> None:
+        if not self._word().advance(value):
+            raise Failure(c.VK_ERROR_UNKNOWN, "for the command to say")
+
+    def sleep(self, value: int, seconds: float) -> bool:
+        return self._word().wait(value.__le__, seconds)
 
 
 def timeline(handle: int, semaphore: int) -> Direct | None:

@@ -156,6 +156,10 @@ class Word:
         """The same for who alone changes the word; the slots of sleepers need the lock anyway."""
         self.change(lambda _: value)
 
+    def advance(self, value: int) -> bool:
+        """The same of a number that only grows; False if it is there already."""
+        return self.change(lambda now: value if now < value else None) is not None
+
     def _wake(self, pages: Pages, number: int) -> None:
         """Set an event; nothing if there is none."""
         own = self._own.get(number)

@@ -180,6 +180,18 @@ class Word:
         with self._mutex:
             self._store(value)
 
+    def advance(self, value: int) -> bool:
+        """As `put`, of a number that only grows; False, and no change, if it is there already."""
+        pages, values = self._pages, self._values
+        if pages is None or not pages.writable:
+            self._held()
+            raise PermissionError("this word may be read and not changed")
+        with self._mutex:
+            if values[0] >= value:
+                return False
+            self._store(value)
+        return True
+
     def _store(self, value: int) -> None:
         """Store, and wake those who have said that they sleep.
 

@@ -54,6 +54,9 @@ class WordLike(Protocol):
         one signaller at a time. Where that is not so, one of the values stays.
         """
 
+    def advance(self, value: int) -> bool:
+        """As `put`, of a number that only grows; False, and no change, if it is there already."""
+
     def wait(self, ready: Ready, timeout: float | None = None) -> bool:
         """Sleep until `ready(value)`; False if the seconds passed before. None: for ever."""
 
