@@ -27,25 +27,27 @@ class Life:
     def __init__(self, what: str, destroy: Callable[[], None]) -> None:
         self._what = what
         self._destroy = destroy
-        # One that its own thread may have twice: a signal's handler may close what is being taken.
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-        self._users = 0
+        # One item for each use. A list and no counter under a lock: who waited comes through here
+        # with the news, and a list is appended to and popped from in one step each.
+        self._uses: list[None] = []
+        # One that its own thread may have twice: a signal's handler may close what is being ended.
+        self._changed = threading.Condition(threading.RLock())
         self._ending = False
         self.closed = False  # no use may begin
         self.gone = False  # it is destroyed
 
     def take(self) -> None:
         """Begin to use it. ClosedError if it is closed."""
-        with self._lock:
-            if self.closed:
-                raise ClosedError(f"{self._what} is closed")
-            self._users += 1
+        # First the use and then the look: whoever closes it does the opposite, so that one of the
+        # two sees the other.
+        self._uses.append(None)
+        if self.closed:
+            self.leave()
+            raise ClosedError(f"{self._what} is closed")
 
     def leave(self) -> None:
         """End a use."""
-        with self._lock:
-            self._users -= 1
+        self._uses.pop()
         if self.closed:
             self._end()
 
@@ -54,9 +56,7 @@ class Life:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # As `leave`: whoever waited goes through here with the news, and one call less is felt.
-        with self._lock:
-            self._users -= 1
+        self._uses.pop()
         if self.closed:
             self._end()
 
@@ -72,7 +72,7 @@ class Life:
 
     def _end(self) -> None:
         with self._changed:
-            if self._ending or not self.closed or self._users:
+            if self._ending or not self.closed or self._uses:
                 return
             self._ending = True
         try:

@@ -32,6 +32,7 @@ _FIRST_SLEEP = _MILLISECOND // 4
 # speak of is measured in bench/waiting.py. Elsewhere it ends for whoever closes what is waited for.
 _LONGEST_IN_MAIN = 100 * _MILLISECOND
 _LONGEST = 250 * _MILLISECOND
+_LONGEST_DIRECT = 2000 * _MILLISECOND  # of the embedded device, which wakes for all of that
 
 _Function: Any = type(ctypes.CFUNCTYPE(None)()).__mro__[1]  # every C function of ctypes
 
@@ -167,7 +168,7 @@ def longest_sleep(polite: bool = True) -> int:
     polite: it is one in C. The embedded device lets Ctrl-C through
     """
     in_main = threading.current_thread() is threading.main_thread()
-    return 4 * _LONGEST if not polite else _LONGEST_IN_MAIN if in_main else _LONGEST
+    return _LONGEST_DIRECT if not polite else _LONGEST_IN_MAIN if in_main else _LONGEST
 
 
 def wait(
@@ -205,8 +206,7 @@ def wait(
         now = clock()
         # A driver in C may sleep in steps of its own, so that it is asked again after an eighth of
         # the time that has gone by; the embedded device sleeps on what the signal wakes.
-        step = max((now - began) // 8, _FIRST_SLEEP if polite else _LONGEST)
-        step = min(step, longest)
+        step = min(max((now - began) // 8, _FIRST_SLEEP), longest) if polite else longest
         if now < start:
             step = min(step, start - now)
         if deadline is not None:

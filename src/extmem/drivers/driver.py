@@ -188,6 +188,11 @@ class Timeline(Protocol):
     def signal(self, value: int) -> None:
         """Set it to a larger value."""
 
+    def quick(self) -> Callable[[int], bool] | None:
+        """The quickest way to set it to a larger value: a function that says whether it did, and
+        has changed nothing if not. It may be kept, and says no when the semaphore is gone.
+        """
+
     def sleep(self, value: int, seconds: float) -> bool:
         """Until it has reached a value, for a while at most; whether it has. It may be early."""
 

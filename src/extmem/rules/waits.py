@@ -248,7 +248,7 @@ def a_value_from_the_host_that_is_near(call: Call, site: Site) -> Findings:
 
 
 # What every device takes as maxTimelineSemaphoreValueDifference, at the least.
-_NEAR = (1 << 31) - 1
+NEAR = (1 << 31) - 1
 
 
 def is_plainly_right(world: World, semaphore: int, counter: int, value: int) -> bool:
@@ -261,7 +261,7 @@ def is_plainly_right(world: World, semaphore: int, counter: int, value: int) -> 
     return (
         found is not None
         and found.facts["timeline"]
-        and 0 < value - counter <= _NEAR
+        and 0 < value - counter <= NEAR
         and not any(
             each is found
             for batch in world.submitted or ()

@@ -51,6 +51,9 @@ class Dispatch:
         self.extensions = extensions  # those enabled
         self.checks = checks  # "full", "cheap" or "off"
         self.unchecked = checks == "off"  # and alive: what the short ways of hot calls look at
+        # Whether a host's signal of a timeline, to a value that is near zero, can break no rule:
+        # until something is submitted, or without checks.
+        self.signals_freely = True
         self.parent = parent  # a device's instance table
         self.alive = True
         self.forked = False  # made in the process that this one was forked from
@@ -63,6 +66,10 @@ class Dispatch:
         what = "instance" if self.device is None else "device"
         state = "" if self.alive else ", destroyed"
         return f"<Dispatch {what} of {self.driver.name}{state}>"
+
+    def end(self) -> None:
+        """Nothing can be called through it any more."""
+        self.alive = self.unchecked = self.signals_freely = False
 
     def enabled(self, provider: str) -> bool:
         """Whether a core version or an extension may be used here."""
@@ -139,7 +146,7 @@ def _give_up() -> None:
     global _forked
     for table in _tables:
         _forked = True
-        table.alive = table.unchecked = False
+        table.end()
         table.forked = True
 
 

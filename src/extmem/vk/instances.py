@@ -224,7 +224,7 @@ def vkDestroyInstance(instance: s.VkInstance | None) -> None:
     if dispatch.checks != "off":
         calls.check(prototype, dispatch, [int(instance), None])
     dispatch.vkDestroyInstance(int(instance), None)
-    dispatch.alive = dispatch.unchecked = False
+    dispatch.end()
     dispatch.world.close()
 
 
@@ -297,7 +297,7 @@ def vkDestroyDevice(device: s.VkDevice | None) -> None:
     if dispatch.checks != "off":
         calls.check(prototype, dispatch, [int(device), None])
     dispatch.vkDestroyDevice(int(device), None)
-    dispatch.alive = dispatch.unchecked = False
+    dispatch.end()
     dispatch.views.clear()
     dispatch.world.close()
     if dispatch.parent is not None and dispatch.parent.world is not None:

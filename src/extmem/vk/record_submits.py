@@ -33,6 +33,7 @@ class _Submission:
         self.world: World = dispatch.world
         if self.world.submitted is None:
             self.world.submitted = Submitted()
+            dispatch.signals_freely = False
         self.submitted: Submitted = self.world.submitted
         self.queue = queue
         self.batches: list[Batch] = []

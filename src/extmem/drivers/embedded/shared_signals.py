@@ -108,6 +108,10 @@ class Shared(Signal):
             raise Failure(c.VK_ERROR_VALIDATION_FAILED, why)
 
     @property
+    def asks(self) -> bool:
+        return bool(self.title.kmt) and not self.owner
+
+    @property
     def stale(self) -> bool:
         """Whether the number that it was imported by has lost its owner."""
         if not self.title.kmt or self.owner:

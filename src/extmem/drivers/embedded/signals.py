@@ -46,6 +46,11 @@ class Signal:
         """Whether a wait for this value is over; of what does not count there is one value."""
         return self.value() >= value if self.counts else self.value() != 0
 
+    @property
+    def asks(self) -> bool:
+        """Whether `require` has something to ask before each use."""
+        return False
+
     def require(self) -> None:
         """Refuse to begin something with a payload that is gone."""
 

@@ -6,6 +6,7 @@ comes in is in `sync_external.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from extmem.drivers.embedded.device import Device
@@ -288,6 +289,12 @@ class Direct:
     def signal(self, value: int) -> None:
         if not self._word().advance(value):
             raise Failure(c.VK_ERROR_UNKNOWN, "for the command to say")
+
+    def quick(self) -> Callable[[int], bool] | None:
+        payload = self._semaphore.permanent
+        if payload.word is None or payload.asks:
+            return None
+        return payload.word.advance
 
     def sleep(self, value: int, seconds: float) -> bool:
         return self._word().wait(value.__le__, seconds)

@@ -157,8 +157,11 @@ class Word:
         self.change(lambda _: value)
 
     def advance(self, value: int) -> bool:
-        """The same of a number that only grows; False if it is there already."""
-        return self.change(lambda now: value if now < value else None) is not None
+        """The same of a number that only grows; False if that cannot be."""
+        try:
+            return self.change(lambda now: value if now < value < w.END else None) is not None
+        except (ValueError, PermissionError):
+            return False
 
     def _wake(self, pages: Pages, number: int) -> None:
         """Set an event; nothing if there is none."""

@@ -60,8 +60,14 @@ def _span(seconds: float) -> _Span:
 # every conversion costs microseconds.
 _libc = ctypes.CDLL(None)
 _syscall: Any = _libc.syscall
+# To wake somebody takes no time, so the interpreter is kept: to let it go and have it again takes
+# longer than that.
+_quick_syscall: Any = ctypes.PyDLL(None).syscall
 _word, _place = ctypes.c_ulong, ctypes.c_void_p
-_slice = _span(w.SLICE)  # never written to: every long sleep uses it
+# What a caller of `wait` may ask for in one sleep. Who has nothing else to look after asks for all
+# of it: each sleep costs a millisecond of a processor that has gone cold.
+_LONGEST = 2.0  # seconds
+_longest = _span(_LONGEST)  # never written to: every long sleep uses it
 _nothing = (_place(None), _word(0))
 
 
@@ -72,8 +78,6 @@ def _waker(address: int, private: int = 0) -> tuple[Any, ...]:
         _place(address),
         _word(_WAKE | private),
         _word(_ALL),
-        *_nothing,
-        _word(0),
     )
 
 
@@ -87,13 +91,13 @@ class _Sleep:
         self._span = _Span()
         head = (_word(_FUTEX), _place(address), _word(_WAIT | private), self._expected)
         self._arguments = tuple(
-            (*head, _place(ctypes.addressof(each)), *_nothing) for each in (_slice, self._span)
+            (*head, _place(ctypes.addressof(each)), *_nothing) for each in (_longest, self._span)
         )
 
     def __call__(self, expected: int, seconds: float) -> None:
         """For so long at most; whoever wakes early asks again."""
         self._expected.value = expected
-        if seconds >= w.SLICE:
+        if seconds >= _LONGEST:
             _syscall(*self._arguments[0])
             return
         whole = int(seconds)
@@ -181,15 +185,22 @@ class Word:
             self._store(value)
 
     def advance(self, value: int) -> bool:
-        """As `put`, of a number that only grows; False, and no change, if it is there already."""
+        """As `put`, of a number that only grows; False if that cannot be."""
         pages, values = self._pages, self._values
         if pages is None or not pages.writable:
-            self._held()
-            raise PermissionError("this word may be read and not changed")
+            return False
         with self._mutex:
-            if values[0] >= value:
+            if not values[0] < value < w.END:
                 return False
-            self._store(value)
+            # As `_store`: whoever signals is waited for, and every call that is not made is felt
+            # where this code is cold.
+            flags = self._flags
+            asleep = flags[0]
+            if asleep:
+                flags[0] = 0
+            values[0] = value
+            if asleep or flags[0]:
+                _quick_syscall(*self._wake)
         return True
 
     def _store(self, value: int) -> None:
@@ -205,7 +216,7 @@ class Word:
             flags[0] = 0
         self._values[0] = value
         if asleep or flags[0]:
-            _syscall(*self._wake)
+            _quick_syscall(*self._wake)
 
     def _insist(self, descriptor: int, timeout: float, problem: OSError) -> None:
         """Get the lock that another process has at the moment."""
@@ -263,7 +274,7 @@ class Word:
         """Let the page go, and wake those who wait here."""
         pages, self._pages = self._pages, None
         if pages is not None:
-            _syscall(*self._wake)
+            _quick_syscall(*self._wake)
 
 
 # -- several words ------------------------------------------------------------------------------
@@ -297,7 +308,7 @@ class Watcher:
     def ring(self) -> None:
         """Have `ready` asked again."""
         self._bell.value = next(self._rings)
-        _syscall(*self._wake)
+        _quick_syscall(*self._wake)
 
     def wait(
         self, words: Sequence[Word], ready: Callable[[], bool], timeout: float | None = None

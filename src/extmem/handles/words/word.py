@@ -12,8 +12,8 @@ owner dies, however it dies: a killed writer leaves the old value or the new one
 gives the lock back costs whoever changes this word a timeout, and nobody else anything.
 
 Nothing in the page is believed: a value is only a number, and everything else can at worst wake
-somebody too often, or a little too late, because nobody sleeps for more than a slice at a time. The
-slices are also what keeps Ctrl-C and the death of a peer from being missed.
+somebody too often, or a little too late, because nobody sleeps for more than two seconds at a time.
+The slices are also what keeps Ctrl-C and the death of a peer from being missed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-__all__ = ["PATIENCE", "SLICE", "WORD_SIZE", "Ready", "Watching", "WordLike", "pause"]
+__all__ = ["END", "PATIENCE", "SLICE", "WORD_SIZE", "Ready", "Watching", "WordLike", "pause"]
 
+END = 1 << 64  # values are below it
 WORD_SIZE = 256  # bytes that a word takes in its page
 PATIENCE = 1.0  # seconds that a change waits for the lock, unless it is told otherwise
 SLICE = 0.25  # seconds of sleep at a time
@@ -55,7 +56,9 @@ class WordLike(Protocol):
         """
 
     def advance(self, value: int) -> bool:
-        """As `put`, of a number that only grows; False, and no change, if it is there already."""
+        """As `put`, of a number that only grows. False, and no change, where it is there already,
+        or the word is closed or cannot be changed here.
+        """
 
     def wait(self, ready: Ready, timeout: float | None = None) -> bool:
         """Sleep until `ready(value)`; False if the seconds passed before. None: for ever."""
