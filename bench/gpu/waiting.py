@@ -62,11 +62,11 @@ class Cuda:
             raise RuntimeError(f"CUDA: {result}")
         return values[0] if values else None
 
-    def signal(self, value: int) -> None:
+    def signal(self, value: int) -> Callable[[], None]:
         """When the stream comes to it."""
         self.signals.params.fence.value = value
         call = self.cu.cuSignalExternalSemaphoresAsync
-        self.did(call([self.semaphore], [self.signals], 1, self.stream))
+        return lambda: self.did(call([self.semaphore], [self.signals], 1, self.stream))
 
     def wait(self, value: int) -> None:
         """On the stream, and for the stream."""
@@ -80,28 +80,32 @@ class Cuda:
         self.did(self.cu.cuDevicePrimaryCtxRelease(self.device))
 
 
-def submitting(semaphore: Any) -> Callable[[int], None]:
-    """vkQueueSubmit that signals, with all that can be prepared."""
+def submitting(semaphore: Any) -> Callable[[int], Callable[[], None]]:
+    """vkQueueSubmit that signals: the value is written first, and what is timed is the call."""
     queue = semaphore.device.queue
     values = vk.VkTimelineSemaphoreSubmitInfo(pSignalSemaphoreValues=[0])
     info = vk.VkSubmitInfo(pNext=values, pSignalSemaphores=[semaphore.handle])
     box = values.pSignalSemaphoreValues
 
-    def submit(value: int) -> None:
+    def prepare(value: int) -> Callable[[], None]:
         box[0] = value
+        return submit
+
+    def submit() -> None:
         vk.vkQueueSubmit(queue, 1, [info], None)
 
-    return submit
+    return prepare
 
 
-def timed(signal: Callable[[int], None], value: int, rested: bool = False) -> Times:
+def timed(prepare: Callable[[int], Callable[[], None]], value: int, rested: bool = False) -> Times:
+    signal = prepare(value)
     until = now() + AWAKE
     while not rested and now() < until:
         pass
     if rested:
         time.sleep(ASLEEP)
     entered = now()
-    signal(value)
+    signal()
     return entered, now()
 
 
@@ -110,17 +114,15 @@ def other(semaphore: Any, handle: Any, how: str, pipe: Any) -> None:
     uuid = semaphore.device.physical.device_uuid
     cuda = Cuda(uuid, handle.detach()) if how.startswith("cuda") else None
     handle.close()
-    act = cuda.signal if cuda else submitting(semaphore)
-    if how == "cuda waits":
-        assert cuda
-        act = cuda.wait
+    prepare = cuda.signal if cuda else submitting(semaphore)
     pipe.send("ready")
     while (value := pipe.recv()) is not None:
         if how == "cuda waits":
-            act(value)
+            assert cuda
+            cuda.wait(value)
             pipe.send((now(), 0.0))
         else:
-            pipe.send(timed(act, value, how.endswith("rested")))
+            pipe.send(timed(prepare, value, how.endswith("rested")))
     if cuda:
         cuda.close()
     semaphore.close()

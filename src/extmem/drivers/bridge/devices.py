@@ -182,8 +182,12 @@ def _ends_what_is_temporary(
     """A command after which these semaphores or fences have their permanent payloads again."""
 
     def make(below: Command, signals: Signals) -> Command:
+        borrowing = signals.borrowing
+
         def command(*given: Any) -> int:
-            ended = list(ended_by(given)) if signals.borrowing else ()
+            if not borrowing:  # nearly always, and submissions are waited for
+                return below(*given)  # type: ignore[no-any-return]
+            ended = list(ended_by(given))
             result = int(below(*given))
             if ended and result == 0:
                 signals.restore(ended)

@@ -86,7 +86,7 @@ class Signals:
         self._below = below
         self._likeness: dict[bool, Likeness | None] = {}  # of the driver's, once it was looked at
         self._made: dict[int, _Signal] = {}
-        self._borrowing: set[int] = set()  # those with a temporary payload
+        self.borrowing: set[int] = set()  # those with a temporary payload; never another set
         self._lock = threading.RLock()
 
     # -- create and destroy ---------------------------------------------------------------------
@@ -152,7 +152,7 @@ class Signals:
         with self._lock:
             for each in list(self._made) if signal is None else [signal]:
                 made = self._made.pop(each, None)
-                self._borrowing.discard(each)
+                self.borrowing.discard(each)
                 if made is not None:
                     self._end(made.permanent)
                     self._end(made.temporary)
@@ -296,23 +296,18 @@ class Signals:
         with self._lock:
             if temporary:
                 before, made.temporary = made.temporary, payload
-                self._borrowing.add(signal)
+                self.borrowing.add(signal)
             else:
                 before, made.permanent = made.permanent, payload
             self._end(before)
 
     # -- the end of temporary payloads ------------------------------------------------------------
 
-    @property
-    def borrowing(self) -> bool:
-        """Whether any has a temporary payload. Every submission asks."""
-        return bool(self._borrowing)
-
     def restore(self, signals: Iterable[int]) -> None:
         """These were waited for or reset: their permanent payloads are back."""
         with self._lock:
-            for each in self._borrowing.intersection(map(int, signals)):
-                self._borrowing.discard(each)
+            for each in self.borrowing.intersection(map(int, signals)):
+                self.borrowing.discard(each)
                 made = self._made[each]
                 before, made.temporary = made.temporary, None
                 self._end(before)
