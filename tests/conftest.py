@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from extmem.handles.system import kernel
 from tests.support import drivers
+from tests.support.doubt import doubt
 from tests.support.leaks import SHARED_OBJECTS, held, left_over, windows_handles
 from tests.support.peers import far
 from tests.support.strict import allowed, strict
@@ -32,6 +33,9 @@ from tests.support.strict import allowed, strict
 
 def pytest_configure(config: pytest.Config) -> None:
     """Windows' handles on Linux: a directory of this process' own, that runs before all tests."""
+    patch = pytest.MonkeyPatch()
+    doubt(patch)
+    config.add_cleanup(patch.undo)
     if sys.platform != "win32":
         folder = tempfile.mkdtemp(prefix="extmem-test-")  # short: a socket's address is
         os.environ["EXTMEM_RUNTIME_DIR"] = folder

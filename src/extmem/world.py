@@ -47,8 +47,11 @@ class World:
         self.owner = owner  # "the VkDevice 0x…", for messages
         self.parent = parent
         self.objects: dict[str, dict[int, Record]] = {}
+        self._parents: set[Record] = set()  # those that others go with
         # What the driver answered once and will answer again: memory properties, capabilities.
         self.asked: dict[Any, Any] = {}
+        # Shapes of calls that kept all rules, see rules.glances.
+        self.plain: dict[Any, Any] = {}
         self.submitted: Any = None  # submitted.Submitted, once something was submitted
         self.lock = threading.Lock()
         _worlds.add(self)
@@ -60,6 +63,8 @@ class World:
             record = known.get(value)
             if record is None:
                 record = known[value] = Record(kind, value, parent, facts)
+                if parent is not None:
+                    self._parents.add(parent)
             return record
 
     def find(self, kind: str, value: int) -> Record | None:
@@ -73,8 +78,9 @@ class World:
         """Forget an object, and those that go with it (a pool's command buffers)."""
         with self.lock:
             gone = self.objects.get(kind, {}).pop(value, None)
-            if gone is None:
+            if gone is None or gone not in self._parents:
                 return
+            self._parents.discard(gone)
             for records in self.objects.values():
                 for child in [r for r in records.values() if r.parent is gone]:
                     del records[child.value]
@@ -88,7 +94,9 @@ class World:
         """Forget everything: the instance or device is destroyed."""
         with self.lock:
             self.objects.clear()
+            self._parents.clear()
             self.asked.clear()
+            self.plain.clear()
             self.submitted = None
         _worlds.discard(self)
 

@@ -26,6 +26,7 @@ from extmem.drivers.driver import ReadOnlyImports
 from extmem.errors import DriverError
 from extmem.handle_types import MEMORY, MEMORY_NV
 from extmem.handles.system import kernel
+from extmem.rules import glances
 from extmem.vk import _constants as c
 from extmem.vk import _prototypes as p
 from extmem.vk import _structures as s
@@ -131,8 +132,9 @@ def _without_those_turned_off(info: Any) -> Iterator[None]:
 
 # -- allocate and free ----------------------------------------------------------------------------
 #
-# Each of the three that a hand-over is made of has a short way for devices without checks. It
-# does what invariants 2 and 6 demand, and nothing else.
+# Each of the three that a hand-over is made of has a short way: for devices without checks, and
+# where a glance tells that no rule is broken. It does what invariants 2 and 6 demand, and nothing
+# else.
 
 
 def vkAllocateMemory(device: s.VkDevice, pAllocateInfo: s.VkMemoryAllocateInfo) -> s.VkDeviceMemory:
@@ -143,11 +145,15 @@ def vkAllocateMemory(device: s.VkDevice, pAllocateInfo: s.VkMemoryAllocateInfo) 
     """
     dispatch: Any = device.dispatch if type(device) is VkDevice else None
     unchecked = dispatch is not None and dispatch.unchecked
+    plain = None
     if not unchecked or type(pAllocateInfo) is not VkMemoryAllocateInfo:
-        dispatch = calls.dispatch_of(_allocate, device)
-        arguments = calls.converted(_allocate, (device, pAllocateInfo, None))
-        if not unchecked:
-            calls.check(_allocate, dispatch, arguments)
+        if dispatch is not None and dispatch.alive:
+            plain = glances.allocation(dispatch, pAllocateInfo)
+        if plain is None:
+            dispatch = calls.dispatch_of(_allocate, device)
+            arguments = calls.converted(_allocate, (device, pAllocateInfo, None))
+            if not unchecked:
+                calls.check(_allocate, dispatch, arguments)
     box = c_uint64()
     source, off = _source(pAllocateInfo)
     if off:
@@ -162,9 +168,12 @@ def vkAllocateMemory(device: s.VkDevice, pAllocateInfo: s.VkMemoryAllocateInfo) 
     memory = VkDeviceMemory(box.value)
     memory.dispatch = dispatch
     (memory.size,) = _read_size(pAllocateInfo, _SIZE_OFFSET)  # type: ignore[attr-defined]
-    if not unchecked:
+    if plain is not None:
+        glances.made(dispatch.world, box.value, plain)
+    elif not unchecked:
         chain = record.chain_of(pAllocateInfo)
         facts = record.memory_facts(pAllocateInfo, chain, [])
+        glances.learn(dispatch, pAllocateInfo, facts)
         dispatch.world.add("VkDeviceMemory", box.value, None, **facts)
     return memory
 
@@ -182,7 +191,10 @@ def _import_fd(dispatch: Dispatch, device: Any, info: Any, source: Any, box: Any
     given = _import_fd_member.get(source)
     if given < 0:
         return int(dispatch.vkAllocateMemory(device, info, None, box))
-    copy = os.dup(given)  # closed on exec, as all that Python makes
+    try:
+        copy = os.dup(given)  # closed on exec, as all that Python makes
+    except OSError:
+        copy = posix.duplicate(given)  # which fails as well, and says why
     _import_fd_member.set(source, copy)
     result = -1
     try:
@@ -228,7 +240,9 @@ def vkFreeMemory(device: s.VkDevice, memory: int | None) -> None:
     dispatch: Any = device.dispatch if type(device) is VkDevice else None
     value = memory or 0
     unchecked = dispatch is not None and dispatch.unchecked
-    if not unchecked:
+    if not unchecked and not (
+        dispatch is not None and dispatch.alive and glances.free(dispatch, memory)
+    ):
         dispatch = calls.dispatch_of(_free, device)
         calls.check(_free, dispatch, calls.converted(_free, (device, memory, None)))
     if value in dispatch.views:
@@ -243,11 +257,15 @@ def vkGetMemoryFdKHR(device: s.VkDevice, pGetFdInfo: s.VkMemoryGetFdInfoKHR) -> 
     """VK_KHR_external_memory_fd. A new descriptor of the payload, which the caller owns."""
     dispatch: Any = device.dispatch if type(device) is VkDevice else None
     unchecked = dispatch is not None and dispatch.unchecked
+    plain = None
     if not unchecked or type(pGetFdInfo) is not VkMemoryGetFdInfoKHR:
-        dispatch = calls.dispatch_of(_get_fd, device)
-        arguments = calls.converted(_get_fd, (device, pGetFdInfo))
-        if not unchecked:
-            calls.check(_get_fd, dispatch, arguments)
+        if dispatch is not None and dispatch.alive:
+            plain = glances.fetch(dispatch, pGetFdInfo)
+        if plain is None:
+            dispatch = calls.dispatch_of(_get_fd, device)
+            arguments = calls.converted(_get_fd, (device, pGetFdInfo))
+            if not unchecked:
+                calls.check(_get_fd, dispatch, arguments)
     box = c_int32(-1)
     result = dispatch.vkGetMemoryFdKHR(device, pGetFdInfo, box)
     if result:
@@ -261,7 +279,9 @@ def vkGetMemoryFdKHR(device: s.VkDevice, pGetFdInfo: s.VkMemoryGetFdInfoKHR) -> 
             "type (VkExportMemoryAllocateInfo), and not itself imported?",
         )
     set_inheritable(fd, False)  # some drivers forget it
-    if not unchecked:
+    if plain is not None:
+        glances.fetched(dispatch, plain, fd)
+    elif not unchecked:
         record.fetched(dispatch, pGetFdInfo.memory, pGetFdInfo.handleType, fd)
     return fd
 
