@@ -16,8 +16,8 @@ import pytest
 
 import extmem
 from extmem.handles.handle import Handle
-from extmem.handles.system import kernel
 from extmem.share import arrivals
+from tests.support.leaks import windows_handles
 
 SIZE = 10_000
 PATIENCE = 60.0
@@ -233,19 +233,19 @@ def _not_reached(*_: object) -> None:
 def test_a_child_that_never_unpickles_costs_nothing(used_before: None, kind: str) -> None:
     context = multiprocessing.get_context("spawn")
     with extmem.open_device(driver="embedded") as gpu:
-        before = kernel().count_handles()
+        before = windows_handles()
         with gpu.allocate(64, export=kind) as memory:
             process = context.Process(target=_not_reached, args=(_Deadly(), memory))
             process.start()
             process.join(PATIENCE)
             assert process.exitcode == 3
             process.close()
-        assert kernel().count_handles() == before
+        assert windows_handles() == before
 
 
 def test_what_nobody_receives_is_closed_with_its_memory(used_before: None) -> None:
     with extmem.open_device(driver="embedded") as gpu:
-        before = kernel().count_handles()
+        before = windows_handles()
         with gpu.allocate(64, export="opaque_win32") as memory:
             ours, theirs = multiprocessing.get_context("spawn").Pipe()
             with ours, theirs:
@@ -254,7 +254,7 @@ def test_what_nobody_receives_is_closed_with_its_memory(used_before: None) -> No
                 with theirs.recv() as again:
                     memory.numpy()[0] = 5
                     assert again.numpy()[0] == 5
-        assert kernel().count_handles() == before
+        assert windows_handles() == before
 
 
 def test_other_pickles_are_refused(used_before: None) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,3 +88,35 @@ def test_a_lower_room_never_imports_a_higher_one(module: str) -> None:
         path, module = SOURCE / "__init__.py", ""
     higher = [name for name in imports(path) if floor(name) > floor(module)]
     assert higher == []
+
+
+# Those of the other system.
+_NOT_HERE = ("handles.words.events", "share.pipes")
+
+_EACH_FIRST = """
+import os, sys
+import asyncio, ctypes, dataclasses, inspect, logging, msgspec, multiprocessing.connection, numpy
+import secrets, socket, subprocess, tempfile, threading, tomllib, typer, typing, uuid
+
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        try:
+            __import__(name)
+        except BaseException as error:
+            print(f"{name}: {error!r}", flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="hardware: forks, to be quick")
+def test_every_module_can_be_the_first() -> None:
+    names = [
+        f"extmem.{each}" for each in modules() if each not in ("", "__main__", *_NOT_HERE)
+        if not each.endswith("__main__")
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", _EACH_FIRST, *names], capture_output=True, text=True, timeout=110
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)

@@ -23,9 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from extmem.vk._prototype import Prototype
+if TYPE_CHECKING:  # or whoever imports this first would have the whole of extmem.vk come first
+    from extmem.vk._prototype import Prototype
 
 __all__ = [
     "Command",

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from extmem.drivers.driver import Driver
-from extmem.drivers.open import open_driver, requested
 from extmem.errors import DriverError, DriverNotFound
 from extmem.vk import _constants as c
 from extmem.vk import _prototypes as p
@@ -64,6 +63,9 @@ def choose_driver(name: str | None = None) -> Choice:
     >>> choose_driver("embedded").reason
     'asked for by name'
     """
+    # Drivers are built on parts of this package, and come when they are needed.
+    from extmem.drivers.open import open_driver, requested
+
     global _automatic
     asked = requested(name)
     if asked != "auto":
@@ -75,6 +77,8 @@ def choose_driver(name: str | None = None) -> Choice:
 
 
 def _choose_automatically() -> Choice:
+    from extmem.drivers.open import open_driver
+
     try:
         system = open_driver("system")
     except DriverNotFound as error:
@@ -264,7 +268,8 @@ def vkCreateDevice(
     dispatch.physical = int(physicalDevice)
     device = s.VkDevice.of(dispatch.device or 0, dispatch)
     dispatch.world = World(f"the VkDevice {int(device):#x}", above.world)
-    dispatch.world.add("VkDevice", int(device), features=_features(pCreateInfo))
+    queues = int(pCreateInfo.queueCreateInfoCount)  # families with at least one each
+    dispatch.world.add("VkDevice", int(device), features=_features(pCreateInfo), queues=queues)
     above.world.add("VkDevice", int(device))
     return device
 
