@@ -277,16 +277,22 @@ def a_payload_of_the_same_device(call: Call, site: Site) -> Findings:
     "VUID-VkImportMemoryFdInfoKHR-fd-01520",
     stage="os",
 )
-def a_payload_of_the_same_driver(call: Call, site: Site) -> Findings:
+def a_payload_of_a_device_and_driver_that_match(call: Call, site: Site) -> Findings:
     known, here = _opaque(call, site.chain), call.asked.identity()
-    if known is None or here is None or known.driver is None:
+    if known is None or here is None:
         return
-    if known.driver != here[1]:
+    made = known.device, known.driver
+    differing = [
+        f"{what} {theirs.hex()} (here {ours.hex()})"
+        for what, theirs, ours in zip(("deviceUUID", "driverUUID"), made, here, strict=True)
+        if theirs not in (None, ours)
+    ]
+    if differing:
         yield site.broken(
             "fd",
-            f"is {site.value('fd')}, exported by the driver with UUID {known.driver.hex()}; this "
-            f"is {here[1].hex()}.",
-            "An opaque_fd is understood by the driver build that made it alone; use that.",
+            f"is {site.value('fd')}, exported with {' and '.join(differing)}.",
+            "An opaque_fd is understood by the device and driver build that made it alone; use "
+            "that, or compare both UUIDs (VkPhysicalDeviceIDProperties) before it is sent.",
         )
 
 
