@@ -64,7 +64,7 @@ def test_every_implicit_rule_in_scope_is_derived() -> None:
         # Allocators are not offered, so NULL is what every call passes.
         "VUID-vkAllocateMemory-pAllocator-parameter",
         "VUID-vkFreeMemory-pAllocator-parameter",
-        # A device without a queue cannot be made: its create info would break another rule.
+        # Asks what the device was made with: it has a function, in allocate.py.
         "VUID-vkAllocateMemory-device-queuecount",
     }
     assert wanted - implicit.derived() == never_broken
@@ -160,6 +160,33 @@ def test_a_wrong_stype_is_refused(rig: Rig) -> None:
     with pytest.raises(extmem.RuleViolation) as error:
         vk.vkAllocateMemory(rig.device, info)
     assert "VUID-VkMemoryAllocateInfo-sType-sType" in vuids(error)
+
+
+@pytest.mark.parametrize("stype", [0, 5, 12345])
+def test_a_wrong_stype_behind_an_element_of_an_array(rig: Rig, stype: int) -> None:
+    # The array knows what the structure was made as; what its sType says may be longer.
+    info = vk.VkTimelineSemaphoreSubmitInfo()
+    info.sType = stype
+    queue = vk.vkGetDeviceQueue(rig.device, 0, 0)
+    with pytest.raises(extmem.RuleViolation) as error:
+        vk.vkQueueSubmit(queue, 1, [vk.VkSubmitInfo(pNext=info)], None)
+    assert vuids(error) == {"VUID-VkTimelineSemaphoreSubmitInfo-sType-sType"}
+
+
+@pytest.mark.parametrize("stype", [0, 5, 12345])
+def test_what_does_not_belong_into_a_chain_is_not_read(rig: Rig, stype: int) -> None:
+    # Behind a pointer in a structure there is nothing but the sType to go by.
+    info = vk.VkExternalMemoryAcquireUnmodifiedEXT()
+    info.sType = stype
+    pool = vk.vkCreateCommandPool(rig.device, vk.VkCommandPoolCreateInfo())
+    buffers = vk.VkCommandBufferAllocateInfo(commandPool=pool, commandBufferCount=1)
+    (recording,) = vk.vkAllocateCommandBuffers(rig.device, buffers)
+    vk.vkBeginCommandBuffer(recording, vk.VkCommandBufferBeginInfo())
+    barrier = vk.VkBufferMemoryBarrier2(pNext=info)
+    with pytest.raises(extmem.RuleViolation) as error:
+        vk.vkCmdPipelineBarrier2(recording, vk.VkDependencyInfo(pBufferMemoryBarriers=[barrier]))
+    assert "VUID-VkBufferMemoryBarrier2-pNext-pNext" in vuids(error)
+    vk.vkDestroyCommandPool(rig.device, pool)
 
 
 def test_counts_and_arrays_of_commands(rig: Rig) -> None:

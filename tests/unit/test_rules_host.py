@@ -112,12 +112,13 @@ def test_whole_pages(gpu: Bare) -> None:
 
 @pytest.mark.parametrize("address", [None, 4096, KERNEL, (1 << 64) - 4096], ids=str)
 def test_addresses_of_nothing(gpu: Bare, address: int | None) -> None:
-    gpu.refuses(f"{IMPORT}-handleType-01750", at(address))
-    gpu.refuses(f"{IMPORT}-handleType-01751", at(address, FOREIGN))
     command = vk.vkGetMemoryHostPointerPropertiesEXT
     if address is None:
+        gpu.refuses(f"{IMPORT}-pHostPointer-parameter", at(address))
         gpu.breaks(f"{ASK}-pHostPointer-parameter", command, HOST, address)
         return
+    gpu.refuses(f"{IMPORT}-handleType-01750", at(address))
+    gpu.refuses(f"{IMPORT}-handleType-01751", at(address, FOREIGN))
     gpu.breaks(f"{ASK}-handleType-01754", command, HOST, address)
     gpu.breaks(f"{ASK}-handleType-01755", command, FOREIGN, address)
 

@@ -119,6 +119,14 @@ def test_allocations_are_counted(gpu: Bare, monkeypatch: pytest.MonkeyPatch) -> 
     gpu.allocate()
 
 
+def test_memory_is_for_devices_with_queues(gpu: Bare) -> None:
+    gpu.allocate()
+    device = gpu.device.dispatch.world.find("VkDevice", int(gpu.device))
+    assert device.facts["queues"] == 1
+    device.facts["queues"] = 0  # not every driver makes such a device
+    gpu.refuses("VUID-vkAllocateMemory-device-queuecount", size=8192)
+
+
 def test_imports_have_their_address_and_contents(gpu: Bare) -> None:
     def capture() -> Any:
         return vk.VkMemoryOpaqueCaptureAddressAllocateInfo(opaqueCaptureAddress=4096)

@@ -81,6 +81,7 @@ def explain(text: str) -> dict[str, Any]:
         "extension": entry.extension,
         "why": found.why if found else "",
         "breaks": found.breaks if found else "",
+        "refused": found.refused if found else "",
         "wrong": _whole(found.wrong) if found else "",
         "right": _whole(found.right) if found else "",
     }
@@ -91,11 +92,11 @@ def _whole(example: str) -> str:
 
 
 _HOW = {
-    "checked": "checked before the driver is called, from the arguments and what was done before",
-    "derived": "checked before the driver is called, as the registry has it",
-    "os": "checked by asking the operating system",
-    "device": "checked by asking the driver what the device can do",
-    "undecidable": "not checked",
+    "checked": "Checked before the driver is called, from the arguments and what was done before",
+    "derived": "Checked before the driver is called, as the registry has it",
+    "os": "Checked by asking the operating system",
+    "device": "Checked by asking the driver what the device can do",
+    "undecidable": "Not checked",
 }
 
 
@@ -108,17 +109,20 @@ def show_explanation(known: dict[str, Any]) -> None:
         ("What it wants", known["says"]),
         ("Why", known["why"]),
         ("What breaks without it", known["breaks"]),
-        ("How it is checked", f"{_HOW[entry.verdict]}{_where(entry)}"),
+        ("How it is checked", _how(entry, known["refused"])),
     ):
         if text:
             say(f"\n{title}")
-            _wrapped(text[0].upper() + text[1:], "  ")
+            _wrapped(text, "  ")
     for title, example in (("Wrong", known["wrong"]), ("Right", known["right"])):
         if example:
             say(f"\n{title}\n")
             say(textwrap.indent(example, "  ").rstrip())
 
 
-def _where(entry: Entry) -> str:
+def _how(entry: Entry, refused: str) -> str:
+    if refused:
+        return f"By no rule: what would break it is a {refused} before any rule is looked at."
     where = f" ({entry.where})" if entry.where else ""
-    return f"{where}. {entry.reason}" if entry.reason else f"{where}."
+    reason = f" {entry.reason}" if entry.reason else ""
+    return f"{_HOW[entry.verdict]}{where}.{reason}"

@@ -163,6 +163,17 @@ def one_instance_of_an_imported_dma_buf(call: Call, site: Site) -> Findings:
 # -- the device -----------------------------------------------------------------------------------
 
 
+@rule("VUID-vkAllocateMemory-device-queuecount", stage="state")
+def a_device_with_queues(call: Call, site: Site) -> Findings:
+    device = call.world.find("VkDevice", int(site.value("device")))
+    if device is not None and device.facts.get("queues") == 0:
+        yield site.broken(
+            "device",
+            "was made without any queue, and memory is for those.",
+            "Create it with at least one VkDeviceQueueCreateInfo.",
+        )
+
+
 @rule("VUID-vkAllocateMemory-pAllocateInfo-01714", stage="device")
 def a_memory_type_that_exists(call: Call, site: Site) -> Findings:
     info = site.value("pAllocateInfo")

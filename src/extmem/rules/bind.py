@@ -203,8 +203,9 @@ def an_image_like_the_one_that_owns_the_memory(call: Call, site: Site) -> Findin
     bind = _bind(call, site)
     if bind is None or not bind.memory.facts["dedicated_image"] or not _aliasing(call):
         return
+    # What the owner was like is not known any more once it is destroyed.
     owner = call.world.find("VkImage", int(bind.memory.facts["dedicated_image"]))
-    if owner is None or bind.offset or not _fits_into(bind.resource, owner):
+    if bind.offset or (owner is not None and not _fits_into(bind.resource, owner)):
         yield from _owner(site, bind, "an equal image that is no larger")
 
 

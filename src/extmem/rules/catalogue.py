@@ -2,8 +2,8 @@
 
 `catalogue.json` names all 533 rules and says each in our words; where a rule cannot be decided, or
 only in part, it says why. What checks a rule is found among the functions themselves. The
-explanations lie in `explanations/`, one file for each part of the specification, with examples that
-the tests run.
+explanations lie in `explanations/`, one file for each part of the specification; those of implicit
+rules are put together from `reasons.py` and `derived.toml`. The tests run their examples.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 import msgspec
 
 from extmem.rules import engine
+from extmem.rules.derived import scenes
+from extmem.rules.reasons import reasons
 
 __all__ = ["PRELUDE", "VERDICTS", "Entry", "Explanation", "entries", "explanation", "find"]
 
@@ -60,6 +62,9 @@ class Explanation:
     # Other rules that the wrong example breaks, where it cannot be broken alone.
     also: tuple[str, ...] = ()
     systems: tuple[str, ...] = ("linux", "win32")  # where the examples run, as sys.platform has it
+    # What the wrong example raises instead, where Python cannot break the rule: the name of the
+    # exception that comes before any rule is looked at.
+    refused: str = ""
 
 
 def _named(function: Any) -> str:
@@ -127,6 +132,20 @@ def _read() -> Iterator[tuple[str, Explanation]]:
         if file.name.endswith(".toml"):
             for vuid, plain in tomllib.loads(file.read_text(encoding="utf-8")).items():
                 yield vuid, msgspec.convert(plain, Explanation)
+    for parent, tail, scene, change in scenes():
+        why, breaks = reasons(parent, tail, scene.lost, change.refused)
+        yield (
+            f"VUID-{parent}-{tail}",
+            Explanation(
+                why=why,
+                breaks=breaks,
+                wrong=scene.wrong(change),
+                right=scene.right(),
+                also=change.also,
+                systems=change.systems or scene.systems,
+                refused=change.refused,
+            ),
+        )
 
 
 def explanation(entry: Entry) -> Explanation | None:

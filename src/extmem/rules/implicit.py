@@ -13,6 +13,7 @@ from extmem.errors import Problem
 from extmem.rules.engine import Call, Site
 from extmem.vk import _constants, _structures, _validity
 from extmem.vk._base import Structure, VkHandle
+from extmem.vk.chain import follower
 from extmem.world import elsewhere, kinds_of
 
 __all__ = ["check", "derived", "enumeration_values", "known_bits"]
@@ -99,7 +100,7 @@ class _Walk:
         path = head.path
         item: Any = head.subject
         for _ in range(LONGEST_CHAIN):
-            item = item.pNext
+            item = follower(item)
             if item is None:
                 return
             name = type(item).__name__
@@ -114,8 +115,8 @@ class _Walk:
                     f"{what} cannot follow {head.owner}{allowed}.",
                     "Take it out of the chain.",
                 )
-                if name == "VkBaseInStructure":
-                    continue
+                # It may not even be what its sType says, and reading it would end the process.
+                continue
             if name in seen and name not in _validity.REPEATABLE:
                 self.report(
                     head,
@@ -128,7 +129,7 @@ class _Walk:
             seen.add(name)
             head.chain[name] = item
             site = Site(name, path, item, head.chain, head.subject)
-            if name != "VkBaseInStructure" and self.mistaken(site):
+            if self.mistaken(site):
                 continue
             if name not in _validity.RETURNED_ONLY:
                 self.call.sites.append(site)
@@ -142,7 +143,7 @@ class _Walk:
         for entry in entries:
             name, kind, type_name, _, letters = entry
             if "w" in letters:
-                self.written(site, name, type_name, kind)
+                self.written(site, entry)
                 continue
             if "c" in letters and site.value(name) == 0 and self._array_expected(entries, name):
                 self.report(
@@ -162,11 +163,18 @@ class _Walk:
     def _array_expected(entries: tuple[_validity.Entry, ...], counter: str) -> bool:
         return any(entry[3] == counter for entry in entries)
 
-    def written(self, site: Site, name: str, type_name: str, kind: str) -> None:
-        """A structure that the call fills: its own chain must be right all the same."""
+    def written(self, site: Site, entry: _validity.Entry) -> None:
+        """What the call fills: the chain of a structure must be right all the same.
+
+        A command's own outputs are made by `extmem.vk`, or checked there; a pointer in a structure
+        is the caller's, who may have forgotten it.
+        """
+        name, kind, type_name, _, letters = entry
         item = site.value(name)
         if kind == "structs" and isinstance(item, Structure):
             self.structure(item, type_name, name)
+        elif isinstance(site.subject, Structure) and "n" not in letters:
+            self.present(site, entry, item)
 
     def enum(self, site: Site, entry: _validity.Entry, value: Any) -> None:
         name, _, type_name, _, _ = entry

@@ -6,10 +6,12 @@ collect structures first, or look at chains that others built.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
+from struct import Struct
 from typing import Any, TypeVar
 
-from extmem.vk._base import Structure
+from extmem.vk._base import Structure, VkBaseInStructure
 
 __all__ = ["find", "link", "walk"]
 
@@ -17,6 +19,9 @@ T = TypeVar("T", bound=Structure)
 
 # A chain longer than this is a circle, or garbage.
 LONGEST = 64
+
+_address = Struct("P").unpack_from
+_NEXT = VkBaseInStructure.__dict__["pNext"].offset
 
 
 def walk(head: Structure | None) -> Iterator[Structure]:
@@ -34,6 +39,23 @@ def walk(head: Structure | None) -> Iterator[Structure]:
         yield item
         item = item.pNext
     raise ValueError(f"the chain of {type(head).__name__} does not end within {LONGEST} structures")
+
+
+def follower(item: Any) -> Any:
+    """What comes next in a chain, as what it was made.
+
+    An element of an array knows its address alone, and what is found there goes by its sType, right
+    or wrong. Where the array remembers what was copied into it, that knows the structure itself.
+    """
+    array = item._b_base_
+    copied = getattr(array, "copied", None)
+    if copied:
+        offset = ctypes.addressof(item) - ctypes.addressof(array)
+        made = copied.get(offset // ctypes.sizeof(item))
+        found = made.pNext if made is not None else None
+        if found is not None and (ctypes.addressof(found),) == _address(item, _NEXT):
+            return found
+    return item.pNext
 
 
 def find(head: Structure | None, kind: type[T]) -> T | None:
