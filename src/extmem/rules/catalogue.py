@@ -102,20 +102,24 @@ def _entry(plain: dict[str, Any], found: engine.Rule | None) -> Entry:
 
 
 def find(text: str) -> Entry:
-    """The rule of that name, or of that unambiguous tail of a name.
+    """The rule of that name, or of that unambiguous tail of a name, as people paste it.
 
+    >>> find("[vuid-vkallocatememory-pallocateinfo-01714]").parent
+    'vkAllocateMemory'
     >>> find("01327").vuid
     'VUID-VkImportMemoryWin32HandleInfoNV-handleType-01327'
     >>> find("00001")
     Traceback (most recent call last):
     LookupError: no rule is named 00001; `extmem rules` lists all that are in scope
     """
-    exact = [each for each in entries() if each.vuid == text]
-    tails = [each for each in entries() if each.vuid.endswith(("-" + text.lstrip("-"), text))]
-    found = exact or [each for each in tails if each.vuid.endswith("-" + text)] or tails
+    wanted = text.strip("[]().,:'\" \n").lstrip("-").lower()
+    names = {each.vuid.lower(): each for each in entries()}
+    tails = [each for name, each in names.items() if name.endswith(wanted)]
+    whole = [each for name, each in names.items() if name.endswith("-" + wanted)]
+    found = [names[wanted]] if wanted in names else whole or tails
     if len(found) == 1:
         return found[0]
-    if not found or not text:
+    if not found or not wanted:
         raise LookupError(f"no rule is named {text}; `extmem rules` lists all that are in scope")
     some = ", ".join(each.vuid for each in found[:5])
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
