@@ -84,6 +84,10 @@ class Work:
         submission = self._submitted(record, waits, signals, fence)
         if to_the_end or after:
             self._wait_for(submission, None)
+            # Mesa's drivers show a fence before the timelines of the same submission.
+            for semaphore, value in signals:
+                if semaphore.timeline:
+                    semaphore.wait(value)
         for semaphore, value in after:
             semaphore.signal(value)
 
