@@ -12,19 +12,20 @@ import msgspec
 
 from extmem import vk
 from extmem.capabilities import USAGE
-from extmem.errors import ClosedError, Unsupported, ViewsAlive
+from extmem.errors import ClosedError, TensorError, Unsupported, ViewsAlive
 from extmem.exporting import explained
 from extmem.handle_types import HandleType, memory_type
 from extmem.handles.handle import Handle, caller
 from extmem.importing import place_of
 from extmem.share.passport import BufferInfo, Exporter, ImageInfo, Passport
-from extmem.vk import memories
+from extmem.vk import mappings, memories
 from extmem.vk._dispatch import FORKED
 
 if TYPE_CHECKING:
     import numpy as np
 
     from extmem.device import Device
+    from extmem.interop.array import Array
 
 __all__ = ["Memory"]
 
@@ -169,9 +170,63 @@ class Memory:
             )
         return np.ndarray(wanted, kind, buffer=self._bytes())
 
-    def array(self, shape: int | Sequence[int], dtype: Any = "uint8") -> np.ndarray[Any, Any]:
-        """`numpy`, with the shape first."""
-        return self.numpy(dtype, shape)
+    def array(self, shape: int | Sequence[int], dtype: Any = "uint8", *, offset: int = 0) -> Array:
+        """Some of the bytes as an array that NumPy, PyTorch and others take, without a copy.
+
+        dtype: a number type as NumPy takes it, or "bfloat16"
+        offset: bytes from the beginning, a multiple of the type's alignment
+
+        >>> import extmem, numpy
+        >>> with extmem.open_device(driver="embedded") as gpu, gpu.allocate(24) as memory:
+        ...     array = memory.array((2, 2), "float32", offset=8)
+        ...     numpy.from_dlpack(array).shape, array.strides, array.nbytes
+        ...     del array
+        ((2, 2), (8, 4), 16)
+        """
+        from extmem.interop.array import Array
+
+        return Array(self, shape, dtype, offset)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Where the bytes are, for DLPack: in the processor's memory, if it can see them at all."""
+        self._need_visible()
+        return (1, 0)
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """All bytes, one-dimensional, as a DLPack capsule: this memory is a tensor to others.
+
+        A tensor counts as a view. The parameters are those of `Array.__dlpack__`.
+
+        >>> import extmem, numpy
+        >>> with extmem.open_device(driver="embedded") as gpu, gpu.allocate(16) as memory:
+        ...     tensor = numpy.from_dlpack(memory)
+        ...     memory.numpy()[3] = 7
+        ...     tensor.shape, int(tensor[3])
+        ...     del tensor
+        ((16,), 7)
+        """
+        self._need_visible()
+        return self.array(self.size).__dlpack__(
+            stream=stream, max_version=max_version, dl_device=dl_device, copy=copy
+        )
+
+    def _need_visible(self) -> None:
+        """Of what is made for other libraries, which know no error of ours but BufferError."""
+        if not self.host_visible:
+            raise TensorError(self._not_visible())
+
+    def _not_visible(self) -> str:
+        return (
+            f"{self!r} is not visible to the processor: allocate with memory='host_visible', "
+            "or copy it into such memory with Device.copy"
+        )
 
     @property
     def read_only(self) -> bool:
@@ -181,10 +236,7 @@ class Memory:
     def _bytes(self) -> memoryview:
         """All of it, mapped if it is not mapped yet."""
         if not self.host_visible:
-            raise Unsupported(
-                f"{self!r} is not visible to the processor: allocate with memory='host_visible', "
-                "or copy it into such memory with Device.copy"
-            )
+            raise Unsupported(self._not_visible())
         vk_device = self.device.handle
         with self._mapping:  # two threads may look first
             mapping = memories.mapping_of(vk_device, self.handle)
@@ -192,6 +244,12 @@ class Memory:
                 vk.vkMapMemory(vk_device, self.handle, 0, vk.VK_WHOLE_SIZE)
                 mapping = memories.mapping_of(vk_device, self.handle)
                 assert mapping is not None
+            if mapping.offset or mapping.size < self.size:
+                raise Unsupported(
+                    f"a part of {self!r} is mapped, {mapping.size} bytes from {mapping.offset} on: "
+                    "a memory is mapped once, so unmap that part first (vk.vkUnmapMemory)"
+                )
+            mappings.note_owner(mapping, self)
             view = mapping.view()
         # A view must keep this object, and the object keeps the allocation.
         view.obj.owner = self  # type: ignore[attr-defined]

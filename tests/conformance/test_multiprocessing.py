@@ -120,6 +120,29 @@ def test_memory_arrives_as_an_import(driver: str, kind: str, method: str) -> Non
             assert int(memory.numpy()[1]) == 10 * number + 1
 
 
+def _fill(array: extmem.Array) -> None:
+    array.numpy()[...] = 0.5
+
+
+def test_an_array_arrives_in_an_import(used_before: None) -> None:
+    with (
+        extmem.open_device(driver="embedded") as gpu,
+        gpu.allocate(SIZE, export=TYPES[0]) as memory,
+    ):
+        array = memory.array((5, 5), "float32", offset=40)
+        process = multiprocessing.get_context("spawn").Process(target=_fill, args=(array,))
+        process.start()
+        process.join(PATIENCE)
+        assert process.exitcode == 0
+        process.close()
+        assert (array.numpy() == 0.5).all()
+        assert int(memory.numpy("float32").astype(bool).sum()) == 25
+        for copied in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(TypeError, match="multiprocessing"):
+                copied(array)
+        del array
+
+
 def _signals(ping: extmem.Semaphore, fence: extmem.Fence, pipe: Any) -> None:
     """Answers by a semaphore of its own, and by a fence."""
     kind = ping.imported.name  # type: ignore[union-attr]

@@ -164,18 +164,19 @@ SKIPS = {
     "missing": 'missing("a thing (get it there)")',
     "hardware": 'missing("a device", installable=False)',
     "answer": 'driver_cannot("no")',
+    "optional": 'optional("nothing_of_this_name", "get it there")',
 }
 
 
 @pytest.mark.parametrize("how", SKIPS)
 @pytest.mark.parametrize("is_strict", [True, False])
-def test_strict_runs_allow_two_kinds_of_skip(tmp_path: Path, how: str, is_strict: bool) -> None:
+def test_strict_runs_allow_three_kinds_of_skip(tmp_path: Path, how: str, is_strict: bool) -> None:
     mark = '@pytest.mark.skipif(True, reason="so")' if how == "marked" else ""
     folder = tmp_path / "tests"
     folder.mkdir()
     (folder / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
     (folder / "test_it.py").write_text(
-        "import pytest\nfrom tests.support.strict import driver_cannot, missing\n"
+        "import pytest\nfrom tests.support.strict import driver_cannot, missing, optional\n"
         f"{mark}\ndef test_it():\n    {SKIPS[how]}\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), strict.VARIABLE: str(int(is_strict))}
@@ -187,7 +188,7 @@ def test_strict_runs_allow_two_kinds_of_skip(tmp_path: Path, how: str, is_strict
         text=True,
         check=False,
     )
-    fails = is_strict and how not in ("hardware", "answer")
+    fails = is_strict and how not in ("hardware", "answer", "optional")
     assert (result.returncode == 1) == fails, result.stdout + result.stderr
     assert ("allows no such skip" in result.stdout or "needs it" in result.stdout) == fails
     assert ("1 skipped" in result.stdout) != fails

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from extmem.errors import ViewsAlive
 
-__all__ = ["Mapping"]
+__all__ = ["Mapping", "note_owner", "with_owners"]
 
 # Two threads that look first must get one array, or one of their views would not be counted.
 _making = threading.Lock()
@@ -89,3 +89,23 @@ class Mapping:
             action()
         else:
             weakref.finalize(array, action)
+
+
+# Whose each mapping is: for whoever has an address and looks for the memory behind it.
+_owners: weakref.WeakKeyDictionary[Mapping, weakref.ref[Any]] = weakref.WeakKeyDictionary()
+# What is freed while this is held may look at memory, too.
+_noting = threading.RLock()
+
+
+def note_owner(mapping: Mapping, owner: Any) -> None:
+    """The object of the public face that a mapping belongs to."""
+    with _noting:
+        if mapping not in _owners:
+            _owners[mapping] = weakref.ref(owner)
+
+
+def with_owners() -> list[tuple[Mapping, Any]]:
+    """Each mapping that is there now and has a living owner, with that."""
+    with _noting:
+        found = [(mapping, owner()) for mapping, owner in _owners.items()]
+    return [(mapping, owner) for mapping, owner in found if owner is not None]

@@ -1,0 +1,1 @@
+"""Memory as the tensors of other libraries, without a copy."""
