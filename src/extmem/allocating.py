@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from extmem import vk
+from extmem import examining, vk
 from extmem.capabilities import USAGE
 from extmem.drivers.driver import Stamps
 from extmem.errors import DriverError, Unsupported
@@ -115,10 +115,23 @@ def import_memory(
     memory_type: str | int | None,
     dedicated: bool | None,
     passport: Passport | bytes | None,
+    quarantine: bool,
 ) -> Memory:
     """`Device.import_memory`."""
     source = source_of(handle, name, handle_type)
     _require(device, source, exporting=False)
+    if quarantine:
+        # Before anything else looks at the handle: drivers are also asked where one comes from.
+        _ = device.handle  # which says so if it was closed
+        examining.examiner_of(device).examine(
+            source,
+            handle,
+            name=name,
+            size=size,
+            memory_type=memory_type,
+            dedicated=dedicated,
+            passport=passport,
+        )
     if source.kind == "pointer":
         return _import_host(device, source, handle, size)
     assert device.instance.dispatch is not None

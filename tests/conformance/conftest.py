@@ -16,6 +16,7 @@ from tests.support.sharing import Gpu, unique_name, use_once
 if sys.platform == "win32":
     collect_ignore = ["test_images_fd.py", "test_memory_dma_buf.py", "test_memory_fd.py"]
     collect_ignore += ["test_ownership.py", "test_two_drivers.py"]  # and there is one driver
+    collect_ignore += ["test_quarantine_fd.py"]
     collect_ignore += ["test_stateful_processes.py"]  # nor is there a directory
     collect_ignore += [
         "test_bridge.py",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from extmem.errors import DriverError, PassportError, Problem, RuleViolation
 from extmem.handles.directory import protocol as p
-from extmem.share import parcels
+from extmem.share import parcels, trials
 from extmem.share.parcels import Item, Packet
 from extmem.share.passport import (
     BufferInfo,
@@ -18,7 +19,15 @@ from extmem.share.passport import (
 from tests.fuzz import frames
 from tests.fuzz.directory import FIRST, GUEST, LENDER, SECOND, Descriptors
 
-__all__ = ["REAL", "of_channels", "of_passports", "of_replies", "of_requests", "of_services"]
+__all__ = [
+    "REAL",
+    "of_answers",
+    "of_channels",
+    "of_passports",
+    "of_replies",
+    "of_requests",
+    "of_services",
+]
 
 # Stands for the number of an NT handle that is open: those differ from run to run.
 REAL = int.from_bytes(b"REALHAND", "big")
@@ -112,6 +121,21 @@ def of_requests() -> list[bytes]:
 
 def of_replies() -> list[bytes]:
     return [p.encode(each) for each in _REPLIES]
+
+
+def of_answers() -> list[bytes]:
+    broken = RuleViolation("vkAllocateMemory", [Problem("VUID-x", "fd", 7, "is 7.", "Pass 8.")])
+    found: list[trials.Answer] = [trials.Ready(b"d" * 16, b"v" * 16), trials.Passed()]
+    found += [trials.Step("importing"), trials.Step("freeing")]
+    for each in (
+        broken,
+        DriverError(-1000072003, "vkAllocateMemory", "a hint"),
+        FileNotFoundError(2, "none"),
+        PassportError("this is of another device"),
+        AssertionError(),
+    ):
+        found.append(trials.failure_of(each))
+    return [trials.encode(each) for each in found]
 
 
 def _script(*steps: tuple[int, p.Message]) -> bytes:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from extmem.errors import PassportError
 from extmem.handles.directory import protocol as p
 from extmem.handles.system import kernel
-from extmem.share import channel, parcels
+from extmem.share import channel, parcels, trials
 from extmem.share.passport import Passport, Place, any_passport
 from tests.fuzz import directory, frames, mutation, seeds
 
@@ -70,6 +70,14 @@ def parcel(data: bytes) -> None:
         kind = parcels.type_of(item)
         handle = parcels.handle_of(1 if item.value is None else item.value, kind, item.passport)
         handle.detach()
+
+
+def answer(data: bytes) -> None:
+    """What comes from the process in which imports are tried, and what is made of it."""
+    found = trials.answer_of(data)
+    assert trials.answer_of(trials.encode(found)) == found
+    if isinstance(found, trials.Failed):
+        str(trials.remade(found))
 
 
 class Carried:
@@ -160,6 +168,7 @@ TARGETS = {
         mutation.of_packet,
         4096,
     ),
+    "answer": Target(_plain(answer), (parcels.Lie,), seeds.of_answers, mutation.of_packet, 4096),
     "channel": Target(
         _channel,
         (ConnectionAbortedError, PermissionError, EOFError),

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["again", "make", "map_pages", "seal_writing", "unmap_pages", "whole_pages"]
+__all__ = ["again", "make", "map_pages", "seal_size", "seal_writing", "unmap_pages", "whole_pages"]
 
 _PAGE = mmap.PAGESIZE
 _F_SEAL_FUTURE_WRITE = 0x10  # Linux 5.1 and later
@@ -59,6 +59,26 @@ def seal_writing(fd: int) -> None:
     import fcntl
 
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _F_SEAL_FUTURE_WRITE)
+
+
+def seal_size(fd: int) -> bool:
+    """Have nobody shorten the file from now on; whether nobody can. It may be anybody's.
+
+    That needs a memfd that was made to be sealed, and a descriptor that can write.
+    """
+    if sys.platform == "win32":
+        raise NotImplementedError
+    import fcntl
+
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        return True
+    except OSError:
+        pass
+    try:
+        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+    except OSError:  # no file that has seals
+        return False
 
 
 def map_pages(fd: int, size: int, write: bool) -> int:
