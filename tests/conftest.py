@@ -7,6 +7,7 @@ life of the process is not taken for a leak.
 
 from __future__ import annotations
 
+import asyncio  # noqa: F401 - has a Windows event from then on, which is no test's leak
 import gc
 import os
 import shutil

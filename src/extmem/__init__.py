@@ -8,7 +8,8 @@
         handle = frame.export()          # pass it on, import it there
 
 Or put the memory into a multiprocessing Queue, Pipe or Process(args=...); or send it to a process
-that was started by nobody of yours, through `extmem.channel`.
+that was started by nobody of yours, through `extmem.channel`. Or let frames flow to any number of
+processes, without a copy: `extmem.publish` and `extmem.subscribe`.
 
 `extmem.vk` has the specification's own names.
 """
@@ -27,7 +28,11 @@ from extmem.errors import (
     OwnershipError,
     PassportError,
     Problem,
+    QuarantineError,
     RuleViolation,
+    StreamEnded,
+    StreamFull,
+    TensorError,
     Unsupported,
     ViewsAlive,
 )
@@ -35,6 +40,7 @@ from extmem.errors import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Array",
     "Buffer",
     "ClosedError",
     "CommandUnavailable",
@@ -49,13 +55,20 @@ __all__ = [
     "OwnershipError",
     "PassportError",
     "Problem",
+    "QuarantineError",
     "RuleViolation",
     "Semaphore",
+    "StreamEnded",
+    "StreamFull",
+    "TensorError",
     "Unsupported",
     "ViewsAlive",
     "channel",
+    "from_dlpack",
     "open_device",
     "physical_devices",
+    "publish",
+    "subscribe",
     "vk",
     "wait_all",
     "wait_any",
@@ -67,16 +80,21 @@ if TYPE_CHECKING:
     from extmem.device import Device
     from extmem.handles.handle import Handle
     from extmem.images.image import Image
+    from extmem.interop.array import Array
+    from extmem.interop.finding import from_dlpack
     from extmem.memory import Memory
     from extmem.opening import open_device, physical_devices
     from extmem.resources import Buffer
     from extmem.share import channel
+    from extmem.share.stream import publish
+    from extmem.share.subscribing import subscribe
     from extmem.sync import Fence, Semaphore
     from extmem.together import wait_all, wait_any
 else:
     # Where each name lives. It is loaded when it is first asked for: a program that only wants to
     # know the errors, or the directory's process, which stands in this package, needs none of it.
     _PLACES = {
+        "Array": "extmem.interop.array",
         "Buffer": "extmem.resources",
         "Device": "extmem.device",
         "Fence": "extmem.sync",
@@ -85,8 +103,11 @@ else:
         "Memory": "extmem.memory",
         "Semaphore": "extmem.sync",
         "channel": "extmem.share",
+        "from_dlpack": "extmem.interop.finding",
         "open_device": "extmem.opening",
         "physical_devices": "extmem.opening",
+        "publish": "extmem.share.stream",
+        "subscribe": "extmem.share.subscribing",
         "wait_all": "extmem.together",
         "wait_any": "extmem.together",
     }
@@ -96,8 +117,9 @@ else:
             return import_module(f"extmem.{name}")
         if name not in _PLACES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        # With the objects comes what multiprocessing has to know of them.
+        # With the objects comes what multiprocessing has to know of them, and who tries imports.
         import_module("extmem.share.arrivals")
+        import_module("extmem.share.quarantine")
         if name == "channel":
             import_module("extmem.share.channel")
         found = globals()[name] = getattr(import_module(_PLACES[name]), name)

@@ -8,8 +8,12 @@
     ├── ViewsAlive           memory cannot go while something still looks at it
     ├── ClosedError          the object was closed before
     ├── OwnershipError       a shared image or buffer is used while it belongs to somebody else
+    ├── StreamEnded          the publisher of a stream is gone, and did not end it
+    ├── StreamFull           a stream has no slot for a frame, or no seat for a subscriber
+    ├── QuarantineError      what was imported with quarantine=True ended, or held, its own process
     └── Unsupported          this device cannot do that; says what can
-        └── PassportError    what came beside a handle is no passport, or is of other memory
+        ├── PassportError    what came beside a handle is no passport, or is of other memory
+        └── TensorError      memory cannot be such a tensor, or a tensor is not of our memory
 
 Errors of the operating system stay `OSError`. A Python mistake (a member that does not exist, a
 number that does not fit) stays `TypeError` or `ValueError`.
@@ -30,7 +34,11 @@ __all__ = [
     "OwnershipError",
     "PassportError",
     "Problem",
+    "QuarantineError",
     "RuleViolation",
+    "StreamEnded",
+    "StreamFull",
+    "TensorError",
     "Unsupported",
     "ViewsAlive",
     "plain",
@@ -146,9 +154,39 @@ class OwnershipError(ExtmemError):
     """
 
 
+class StreamEnded(ExtmemError):
+    """The publisher of a stream was killed, or ended without closing it, and nobody went on with
+    it. What a publisher closes ends in peace: the iteration stops.
+    """
+
+
+class StreamFull(ExtmemError):
+    """A stream has no slot that a frame can be written to, because subscribers hold them all, or
+    no seat for one more subscriber; the message says who has how many.
+    """
+
+
+class QuarantineError(ExtmemError):
+    """An import with quarantine=True did not end well in the process where it was tried: that
+    crashed, ended or hung, or there is none. Nothing was imported here, and no driver here has
+    seen the handle.
+
+    `exit_code` is how that process ended: minus the number of a signal, or Windows' number of an
+    exception; None if it did not end by itself.
+    """
+
+    def __init__(self, message: str, exit_code: int | None = None) -> None:
+        self.exit_code = exit_code
+        super().__init__(message)
+
+
 class Unsupported(ExtmemError):
     """The device cannot do what was asked; the message says what it can."""
 
 
 class PassportError(Unsupported, ValueError):
     """What came beside a handle is no passport, or does not fit the device or what was asked."""
+
+
+class TensorError(Unsupported, BufferError):
+    """Memory cannot be the tensor that a library asks for, or a tensor shows no memory of ours."""

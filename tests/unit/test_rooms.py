@@ -30,12 +30,16 @@ FLOORS = (
     ("vk.commands", "vk.instances", "vk.memories", "vk.submits", "vk.synchronisation"),
     ("vk",),
     ("capabilities", "images.formats", "images.infos", "images.support"),
+    ("interop",),  # what Memory makes of itself for others, when it is asked
     ("memory", "resources", "copying", "importing", "exporting", "allocating", "device",
      "images", "ownership",
      "lives", "waiting", "reading", "awaiting", "work", "submitting", "sync", "signalling",
-     "receiving", "hosting", "together",
+     "receiving", "hosting", "together", "examining",
      "opening"),
-    ("share.parcels", "share.sockets", "share.pipes", "share.channel", "share.arrivals"),
+    ("share.parcels", "share.sockets", "share.pipes", "share.channel", "share.arrivals",
+     "share.trials", "share.helper", "share.quarantine", "share.examiner",
+     "share.ring", "share.slots", "share.stream", "share.drafts", "share.joining",
+     "share.subscribing"),
     ("",),
     ("cli", "__main__"),
 )  # fmt: skip

@@ -365,6 +365,14 @@ class Listener:
         if post is not None:
             post.close()
 
+    def let_go(self) -> None:
+        """In a forked child: forget it. The parent goes on taking connections, and where it ends,
+        nobody does.
+        """
+        post, self._post = self._post, None
+        if post is not None:
+            post.let_go()
+
     def __enter__(self) -> Self:
         return self
 

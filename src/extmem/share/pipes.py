@@ -107,6 +107,10 @@ class End:
         if handle is not None:
             _winapi.CloseHandle(handle)
 
+    def let_go(self) -> None:
+        """Close it here alone: another process has this same end, and goes on with it."""
+        self.close()
+
 
 class Post:
     """Where connections are taken: a named pipe that opens to this user and those admitted."""
@@ -172,6 +176,10 @@ class Post:
         handle, self._next = self._next, None
         if handle is not None:
             _winapi.CloseHandle(handle)
+
+    def let_go(self) -> None:
+        """Close it here alone; no other process has it on Windows."""
+        self.close()
 
 
 def dial(name: str, whose: int | str, timeout: float) -> End:

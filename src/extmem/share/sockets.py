@@ -110,6 +110,10 @@ class End:
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
 
+    def let_go(self) -> None:
+        """Close it here alone: another process has this same end, and goes on with it."""
+        self._sock.close()
+
 
 class Post:
     """Where connections are taken: a socket in this user's folder or, for others to reach it, one
@@ -180,6 +184,13 @@ class Post:
                 status = os.stat(self._file, dir_fd=folder.fd, follow_symlinks=False)
                 if (status.st_dev, status.st_ino) == self._mine:  # nobody took the name since
                     os.unlink(self._file, dir_fd=folder.fd)
+
+    def let_go(self) -> None:
+        """Close it here alone: another process has it, and goes on with it."""
+        self._sock.close()
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.close()
 
 
 def dial(name: str, whose: int | str, timeout: float) -> End:

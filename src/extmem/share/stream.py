@@ -1,0 +1,454 @@
+"""Streams, the publisher's side: frames in a ring of shared slots, for any number of processes.
+
+    with extmem.publish("camera", shape=(1080, 1920, 4), dtype="uint8") as camera:
+        while True:
+            with camera.frame() as frame:
+                frame.numpy()[...] = picture
+
+What subscribers find is a listener (`extmem.channel`) of the name "stream-camera". A thread answers
+there: each newcomer gets handles of the slots' memories, with their passports, of the board, and of
+a seat of its own (`share.ring`). From then on publisher and subscriber meet in that seat alone, and
+nothing is made, mapped or sent for a frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from extmem.errors import ClosedError, ExtmemError, StreamFull, Unsupported
+from extmem.handles.handle import Handle, caller
+from extmem.handles.words import SLICE, Watcher
+from extmem.memory import Memory
+from extmem.opening import open_device
+from extmem.share import slots as parts
+from extmem.share.channel import Channel, Listener, connect
+from extmem.share.drafts import Draft
+from extmem.share.ring import MOST_SLOTS, Board, GivenSeat, Offer, board_pages, seat_pages
+from extmem.share.slots import MOST_SUBSCRIBERS, Fields, Greeting, Slots, listener_name
+from extmem.vk._dispatch import FORKED
+from extmem.waiting import deadline_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from extmem.device import Device
+
+__all__ = ["Reader", "Stream", "publish"]
+
+log = logging.getLogger("extmem")
+
+_TO_TAKE = 1.0  # seconds that a newcomer gets to make room for what it is sent
+_LOOK = 0.05  # seconds between two looks whether a subscriber has died, while a slot is waited for
+
+
+class Reader(NamedTuple):
+    """A subscriber, as its publisher sees it."""
+
+    process_id: int
+    holds: int  # slots with frames that it has, or has still to take
+
+
+def publish(
+    name: str,
+    *,
+    shape: int | Sequence[int],
+    dtype: Any,
+    policy: str = "latest",
+    slots: int = 4,
+    device: Device | None = None,
+    subscribers: int = MOST_SUBSCRIBERS,
+    timeout: float | None = None,
+) -> Stream:
+    """Publish frames, all of one shape, under a name of this user's.
+
+    name: 1 to 32 letters, digits, dots, dashes and underscores
+    shape, dtype: what each frame is; a dtype of plain numbers
+    policy: "latest": the publisher waits for nobody, and subscribers see the newest frame; "all":
+        each subscriber sees every frame in order, unless it asks for the latest only, and the
+        publisher waits for the slowest
+    slots: how many frames there is room for, 2 to 30; one is being written, the newest is kept, and
+        subscribers hold the others. More than that is StreamFull with "latest"
+    device: where the slots are allocated, in memory that the processor sees; None opens one
+    subscribers: how many there may be at once, 64 at most
+    timeout: seconds that `frame` waits for a slot with policy="all", None for ever
+
+    FileExistsError if somebody publishes under this name already.
+
+    >>> import extmem
+    >>> with extmem.publish("doctest", shape=(2, 3), dtype="float32") as stream:
+    ...     with extmem.subscribe("doctest", timeout=5) as frames:
+    ...         with stream.frame() as frame:
+    ...             frame.numpy()[...] = 7
+    ...             frame.fields["exposure"] = 0.5
+    ...         seen = next(frames)
+    ...         float(seen.numpy().sum()), seen.sequence, seen.fields
+    (42.0, 1, {'exposure': 0.5})
+    """
+    parts.check_name(name)
+    parts.check_policy(policy)
+    deadline_of(timeout)
+    for what, number, least, most in (
+        ("slots", slots, 2, MOST_SLOTS),
+        ("subscribers", subscribers, 1, MOST_SUBSCRIBERS),
+    ):
+        if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
+            raise ValueError(f"{what} is {number!r}; expected a number from {least} to {most}")
+    extents, kind, size = parts.format_of(shape, dtype)
+    with contextlib.ExitStack() as made:
+        door = made.enter_context(Listener(listener_name(name)))  # first: the name may be taken
+        opened = None
+        if device is None:
+            device = opened = made.enter_context(open_device())
+        handle_type = "opaque_win32" if sys.platform == "win32" else "opaque_fd"
+        memories = [made.enter_context(_allocated(device, size, handle_type)) for _ in range(slots)]
+        kept = Slots(memories, extents, kind, writable=True, device=opened)
+        made.callback(kept.close)
+        stream = Stream(name, policy, extents, kind, subscribers, timeout, door, kept)
+        made.pop_all()
+    return stream
+
+
+def _allocated(device: Device, size: int, handle_type: str) -> Memory:
+    return device.allocate(size, export=handle_type)
+
+
+class Stream:
+    """A stream as its publisher has it; made by `publish`. A context manager.
+
+    Frames may be written by several threads, one each.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        subscribers: int,
+        timeout: float | None,
+        door: Listener,
+        slots: Slots,
+    ) -> None:
+        """The listener and the slots are the stream's to close."""
+        self.name = name
+        self.policy = policy
+        self.shape = shape
+        self.dtype = dtype
+        self.timeout = timeout  # seconds that a frame's slot is waited for with policy="all"
+        self.sequence = 0  # of the newest frame; the first one is 1
+        self._most = subscribers
+        self._door = door
+        self._slots = slots
+        self._process = os.getpid()
+        self._made = caller()
+        self._ending = threading.RLock()  # who closes it
+        self._guard = threading.Lock()  # of all that follows; nobody waits while he has it
+        self._closed = False
+        self._seats: list[GivenSeat] = []
+        self._writing = 0  # slots that are being written, one bit for each
+        self._newest: Offer | None = None  # for whoever comes now
+        self._next = 0  # the slot to try first
+        self._watcher = Watcher()
+        pages, self._board_handle = board_pages(len(slots.memories))
+        self.board = Board(pages)
+        # It knows the stream by a weak reference, so that a stream that is forgotten can go.
+        self._thread = threading.Thread(
+            target=_answer, args=(weakref.ref(self), door), name="extmem stream", daemon=True
+        )
+        self._thread.start()
+        _streams.add(self)
+
+    # -- state ----------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    @property
+    def readers(self) -> list[Reader]:
+        """The subscribers that are there, and how many slots each of them has."""
+        with self._guard:
+            self._look_around()
+            return [Reader(seat.process_id, seat.used.bit_count()) for seat in self._seats]
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"<Stream {self.name!r}, closed>"
+        return (
+            f"<Stream {self.name!r}, {self.shape} of {self.dtype}, policy {self.policy!r}, "
+            f"{len(self._slots.memories)} slots, {len(self._seats)} subscribers, "
+            f"frame {self.sequence}>"
+        )
+
+    # -- frames -----------------------------------------------------------------------------------
+
+    def frame(self, *, timeout: float | None = None) -> Draft:
+        """A frame to be written, for a `with`: entered, it has a slot; left, it is published. If
+        it is left by an exception, it is not.
+
+        timeout: seconds to wait for a slot with policy="all"; None for what `publish` was told
+
+        Entering raises StreamFull where subscribers hold every slot and policy is "latest", and
+        TimeoutError with "all". Both say who holds them.
+        """
+        return Draft(self, self.timeout if timeout is None else timeout)
+
+    def _claim(self, timeout: float | None) -> int:
+        """A slot that nobody looks into; ours to write until `_publish` or `_drop`."""
+        self._require_own()
+        deadline = deadline_of(timeout)
+        slot = self._try()
+        while slot is None:
+            if self.policy == "latest":
+                raise StreamFull(
+                    f"no slot of {self!r} is free: {self._holders()}. Publish with more "
+                    "slots= (one for each frame that subscribers hold at once, and two), or have "
+                    "them hold less"
+                )
+            left = None if deadline is None else (deadline - time.monotonic_ns()) / 1e9
+            if left is not None and left <= 0:
+                raise TimeoutError(
+                    f"no slot of {self!r} became free in {timeout:g} s: {self._holders()}"
+                )
+            self._await(_LOOK if left is None else min(_LOOK, left))
+            slot = self._try()
+        return slot
+
+    def _try(self) -> int | None:
+        with self._guard:
+            if self._closed:
+                raise ClosedError(f"the stream {self.name!r} is closed")
+            slot = self._free()
+            if slot is None:  # what is known of the seats is old; what has come back since?
+                self._look_around()
+                slot = self._free()
+            if slot is not None:
+                self._writing |= 1 << slot
+                if self._newest is not None and self._newest.slot == slot:
+                    self._newest = None
+            return slot
+
+    def _free(self) -> int | None:
+        used = self._writing
+        for seat in self._seats:
+            used |= seat.used
+        if self._newest is not None and self.policy == "latest":
+            used |= 1 << self._newest.slot  # for whoever comes
+        count = len(self._slots.memories)
+        for step in range(count):
+            slot = (self._next + step) % count
+            if not used >> slot & 1:
+                self._next = (slot + 1) % count
+                return slot
+        return None
+
+    def _await(self, seconds: float) -> None:
+        """Sleep until a subscriber gives something back."""
+        with self._guard:
+            words = [seat.returned for seat in self._seats]
+        seen = []
+        with contextlib.suppress(ValueError):  # a seat went meanwhile: look again
+            seen = [word.value for word in words]
+            self._watcher.wait(
+                words,
+                lambda: self._closed or [word.value for word in words] != seen or self._has_free(),
+                seconds,
+            )
+
+    def _has_free(self) -> bool:
+        """Whether something came back before it was listened for."""
+        with self._guard:
+            for seat in self._seats:
+                seat.exchange()
+            return self._free() is not None
+
+    def _holders(self) -> str:
+        """Who has the slots, for people."""
+        with self._guard:
+            held = [
+                f"process {seat.process_id} has {seat.used.bit_count()} or has still to take them"
+                for seat in self._seats
+                if seat.used
+            ]
+            if self._writing:
+                held.append(f"{self._writing.bit_count()} are being written")
+            newest = self._newest
+            if newest is not None and not any(each.used >> newest.slot & 1 for each in self._seats):
+                held.append("1 is kept for who comes next, with the newest frame")
+        return ", ".join(held)
+
+    def _publish(self, slot: int, fields: Fields) -> None:
+        try:
+            data = parts.encode_fields(fields)
+            self._slots.flush(slot)
+        except BaseException:
+            self._drop(slot)
+            raise
+        with self._guard:
+            if self._closed:
+                raise ClosedError(f"the stream {self.name!r} was closed before the frame was left")
+            self.sequence += 1
+            self._newest = offer = Offer(slot, self.sequence)
+            self.board.write(slot, offer.sequence, time.monotonic_ns(), data)
+            for seat in self._seats:
+                seat.offer(offer)
+            self._writing &= ~(1 << slot)
+
+    def _drop(self, slot: int) -> None:
+        """What was being written is not published."""
+        with self._guard:
+            self._writing &= ~(1 << slot)
+
+    # -- subscribers ------------------------------------------------------------------------------
+
+    def _look_around(self) -> None:
+        """Learn what came back, offer what is late, and let go of seats that nobody has."""
+        left = []
+        for seat in self._seats:
+            seat.exchange()
+            if seat.gone and seat.retire():
+                continue
+            left.append(seat)
+        self._seats = left
+
+    def _admit(self, other: Channel) -> None:
+        """Give a newcomer a seat, or say why there is none."""
+        with self._guard:
+            if self._closed:
+                return
+            if len(self._seats) >= self._most:
+                self._look_around()
+            if len(self._seats) >= self._most:
+                why = f"it has {len(self._seats)} subscribers, and {self._most} are its limit"
+                other.send(Greeting(parts.VERSION, why).encode(), timeout=0)
+                return
+        identity = secrets.token_bytes(16)
+        pages, handle = seat_pages(identity)
+        with handle:
+            seat = GivenSeat(pages, other.peer.process_id, self.policy == "all")
+            greeting = Greeting(
+                parts.VERSION,
+                "",
+                self.shape,
+                self.dtype.str,
+                "all" if self.policy == "all" else "latest",
+                len(self._slots.memories),
+                identity,
+            )
+            with self._guard:  # before it is told of: it may be taken at once
+                if self._closed:
+                    seat.end()
+                    return
+                if self._newest is not None:
+                    seat.offer(self._newest)
+                self._seats.append(seat)
+            try:
+                given: list[Memory | Handle] = [self._board_handle, handle]
+                given += self._slots.memories
+                other.send(greeting.encode(), given, timeout=_TO_TAKE)
+            except BaseException:
+                with self._guard:
+                    if seat in self._seats:
+                        self._seats.remove(seat)
+                        seat.end()
+                raise
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def _require_own(self) -> None:
+        if os.getpid() != self._process:
+            raise Unsupported(f"this stream cannot be used here: {FORKED}")
+
+    def close(self) -> None:
+        """End the stream: subscribers see what they were offered, then their iteration stops. Safe
+        to call again.
+        """
+        if os.getpid() != self._process:
+            self._closed = True
+            return
+        with self._ending:  # whoever comes second has it closed, too, when this returns
+            if not self._closed:
+                self._close()
+
+    def _close(self) -> None:
+        with self._guard:
+            self._closed = True
+            seats, self._seats = self._seats, []
+            for seat in seats:
+                seat.exchange()  # what is late
+                seat.end()
+        self._watcher.ring()
+        if self._thread is not threading.current_thread():
+            with contextlib.suppress(OSError):  # it waits for newcomers: here is one
+                connect(listener_name(self.name), timeout=0).close()
+            self._thread.join()
+        self._door.close()
+        self._board_handle.close()
+        self._watcher.close()
+        self._slots.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and os.getpid() == self._process:
+            warnings.warn(
+                f"the stream {self.name!r} was never closed; made at {self._made}",
+                ResourceWarning,
+                stacklevel=2,
+            )
+            self.close()
+
+
+_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+
+
+def _give_up() -> None:
+    """In a child, right after a fork: it would keep the name after its parent has died."""
+    for stream in _streams:
+        stream._door.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_give_up)
+
+
+def _answer(reference: weakref.ref[Stream], door: Listener) -> None:
+    """What the thread of a stream does: it lets newcomers in, and looks after who is there."""
+    while True:
+        other = None
+        try:
+            with contextlib.suppress(TimeoutError):
+                other = door.accept(timeout=SLICE)
+            stream = reference()
+            if stream is None or stream.closed:
+                return
+            if other is not None:
+                stream._admit(other)
+            with stream._guard:
+                if not stream.closed:
+                    stream._look_around()
+            del stream  # it may be forgotten while this waits
+        except ClosedError:
+            return
+        except (OSError, ExtmemError) as error:
+            # A peer that has gone again, or no descriptor is left: the others have their frames.
+            log.warning("a stream could not let somebody in: %s", error)
+            time.sleep(0.1)
+        finally:
+            if other is not None:
+                other.close()

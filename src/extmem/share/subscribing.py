@@ -1,0 +1,281 @@
+"""Streams, a subscriber's side: frames of another process, without a copy.
+
+    for frame in extmem.subscribe("camera"):
+        show(frame.numpy())
+
+A frame is looked at where the publisher wrote it, and that place is not written anew while somebody
+has the frame.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Self
+
+from extmem import waiting
+from extmem.errors import ClosedError, StreamEnded
+from extmem.handles.words import SLICE
+from extmem.share.joining import AGAIN, Frame, Line, reach
+from extmem.share.ring import OVER
+from extmem.share.slots import check_policy
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from extmem.device import Device
+
+__all__ = ["Subscription", "subscribe"]
+
+
+def subscribe(
+    name: str,
+    *,
+    policy: str = "latest",
+    timeout: float | None = None,
+    device: Device | None = None,
+    patience: float = 5.0,
+    resume: float = 0.0,
+) -> Subscription:
+    """The frames of a stream that a process of this user publishes: an iterator, also for `async
+    for`. It ends when the publisher closes the stream.
+
+    policy: "latest": the newest frame that was not seen yet; "all": every frame in order, from the
+        newest on, if the stream was published with that policy
+    timeout: seconds to wait for each frame, TimeoutError after that; None for ever
+    device: where the frames are imported; None opens the one that they are on
+    patience: seconds to wait for a publisher to be there; ConnectionRefusedError after that
+    resume: seconds to wait for another publisher of the name when this one has died. It has to
+        publish what is alike, and counts its frames anew
+
+    Unsupported if the stream was not published with that policy, StreamFull if it has no seat left.
+    A publisher that was killed is noticed within a quarter of a second; without another one in time
+    that is StreamEnded.
+
+    >>> import extmem
+    >>> with extmem.publish("doctest", shape=3, dtype="uint8") as stream:
+    ...     frames = extmem.subscribe("doctest")
+    ...     with stream.frame() as frame:
+    ...         frame.numpy()[:] = 1, 2, 3
+    >>> [frame.numpy().tolist() for frame in frames]
+    [[1, 2, 3]]
+    """
+    check_policy(policy)
+    for each in (timeout, patience, resume):
+        waiting.deadline_of(each)
+    return Subscription(name, policy, timeout, device, resume, patience)
+
+
+class Subscription:
+    """The frames of a stream; made by `subscribe`. An iterator, and a context manager.
+
+    One that is forgotten closes itself. Frames that are held stay until they are released.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: str,
+        timeout: float | None,
+        device: Device | None,
+        resume: float,
+        patience: float,
+    ) -> None:
+        self._line: Line | None = None
+        self._frame: Frame | None = None  # what the next step releases
+        self._pool: ThreadPoolExecutor | None = None  # what asyncio's steps sleep in
+        self._over = False  # the publisher has ended it
+        self.name = name
+        self.policy = policy
+        self.timeout = timeout  # seconds for each frame
+        self.resume = resume  # seconds for another publisher to come
+        self._device = device
+        self._spin = waiting.Spin()
+        self._line = line = reach(name, policy, device, patience)
+        self.shape = line.shape
+        self.dtype = line.dtype
+
+    # -- state ----------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, or has come to its end."""
+        return self._line is None
+
+    @property
+    def publisher(self) -> int:
+        """The number of the process that publishes."""
+        return self._open().process_id
+
+    def _open(self) -> Line:
+        line = self._line
+        if line is None:
+            raise ClosedError(f"this subscription of {self.name!r} is closed")
+        return line
+
+    def __repr__(self) -> str:
+        what = f"{self.name!r}, {self.shape} of {self.dtype}, policy {self.policy!r}"
+        return f"<Subscription {what}{', closed' if self._line is None else ''}>"
+
+    # -- steps ----------------------------------------------------------------------------------
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Frame:
+        self._release()
+        deadline = waiting.deadline_of(self.timeout)
+        while not self._over:
+            line = self._open()
+            try:
+                heard = line.seat.bell.value
+                if (frame := self._take(line)) is not None:
+                    return frame
+                if self._over:
+                    break
+                if line.lost():
+                    if (frame := self._take(line)) is not None:  # its last one
+                        return frame
+                    self._recover(line)
+                elif not self._sleep(line, heard, deadline):
+                    raise TimeoutError(self._late())
+            except ValueError:
+                self._open()  # another thread closed it
+                raise
+        self.close()
+        raise StopIteration
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Frame:
+        from asyncio import get_running_loop  # whoever awaits has loaded it; nobody else need
+
+        self._release()
+        loop = get_running_loop()
+        deadline = waiting.deadline_of(self.timeout)
+        while not self._over:
+            line = self._open()
+            try:
+                heard = line.seat.bell.value
+                if (frame := self._take(line)) is not None:
+                    return frame
+                if self._over:
+                    break
+                if line.lost():
+                    if (frame := self._take(line)) is not None:  # its last one
+                        return frame
+                    await loop.run_in_executor(self._sleeper(), self._recover, line)
+                elif deadline is not None and time.monotonic_ns() >= deadline:
+                    raise TimeoutError(self._late())
+                else:  # in slices, so that a step that is cancelled leaves nobody asleep for long
+                    until = time.monotonic_ns() + int(SLICE * 1e9)
+                    until = until if deadline is None else min(until, deadline)
+                    await loop.run_in_executor(self._sleeper(), self._sleep, line, heard, until)
+            except ValueError:
+                self._open()
+                raise
+        self.close()
+        raise StopAsyncIteration
+
+    def _late(self) -> str:
+        return (
+            f"no frame of {self.name!r} came from process {self._open().process_id} in "
+            f"{self.timeout:g} s"
+        )
+
+    def _take(self, line: Line) -> Frame | None:
+        """The next frame if it is there; `_over` is set if none comes any more."""
+        over = line.seat.state == OVER  # first: what was offered before that is there
+        self._frame = frame = line.take()
+        self._over = frame is None and over
+        return frame
+
+    def _sleep(self, line: Line, heard: int, deadline: int | None) -> bool:
+        """Until the bell has rung again, or the publisher is gone; False if time is over."""
+        bell = line.seat.bell
+
+        def ready() -> bool:
+            return bell.value != heard
+
+        def sleep(nanoseconds: int) -> bool:
+            if bell.wait(lambda value: value != heard, min(nanoseconds / 1e9, SLICE)):
+                return True
+            line.seat.settle()
+            return line.lost()
+
+        return waiting.wait(ready, sleep, self._spin, deadline, polite=False)
+
+    def _sleeper(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(1, f"extmem stream {self.name}")
+        return self._pool
+
+    def _recover(self, line: Line) -> None:
+        """The publisher has died: go on with another one, if there is one in time."""
+        why = f"process {line.process_id}, which published {self.name!r}, has died"
+        try:
+            if not self.resume:
+                raise StreamEnded(
+                    f"{why}; subscribe again once it is back, or wait for that: resume="
+                )
+            new = self._another(why)
+            if (new.shape, new.dtype) != (self.shape, self.dtype):
+                new.leave()
+                raise StreamEnded(
+                    f"{why}; process {new.process_id} took the name, and publishes {new.shape} of "
+                    f"{new.dtype} instead of {self.shape} of {self.dtype}; subscribe again"
+                )
+        except BaseException:
+            self._leave()
+            raise
+        self._line = new
+        line.leave()
+
+    def _another(self, why: str) -> Line:
+        until = time.monotonic() + self.resume
+        while True:
+            left = max(until - time.monotonic(), 0)
+            try:
+                return reach(self.name, self.policy, self._device, left)
+            except (ConnectionRefusedError, StreamEnded):
+                if time.monotonic() >= until:
+                    raise StreamEnded(
+                        f"{why}; nobody else published it within {self.resume:g} s"
+                    ) from None
+                time.sleep(AGAIN)
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def _release(self, soon: bool = True) -> None:
+        """The frame before is over, unless it is kept. soon: another one is taken at once."""
+        frame, self._frame = self._frame, None
+        if frame is not None and not frame._kept:
+            frame._line.give_back(frame, soon and frame._line is self._line)
+
+    def _leave(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            line.leave()
+
+    def close(self) -> None:
+        """Give the seat back, and with it the frame, unless that is kept. Safe to call again."""
+        self._release(soon=False)
+        self._leave()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # The frame that was seen last may still be looked at: it goes with its own last reference.
+        if getattr(self, "_line", None) is not None:
+            self._leave()
+        if getattr(self, "_pool", None) is not None:
+            self._pool.shutdown(wait=False)  # type: ignore[union-attr]
