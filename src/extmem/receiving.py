@@ -41,6 +41,7 @@ def import_semaphore(
     host: bool | None,
 ) -> Semaphore:
     """`Device.import_semaphore`."""
+    _ = device.handle  # says why, where it is closed
     source, known = _told("semaphore", handle, name, handle_type, passport)
     if host or (host is None and known is not None and of_the_host(device, known)):
         host, device = True, host_device()
@@ -108,6 +109,7 @@ def import_fence(
     passport: SyncPassport | bytes | None,
 ) -> Fence:
     """`Device.import_fence`."""
+    _ = device.handle
     source, known = _told("fence", handle, name, handle_type, passport)
     if known is not None:
         _fits(known, device, source)

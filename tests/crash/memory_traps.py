@@ -1,383 +1,474 @@
-"""What a careless or hostile caller does with memory, descriptors and host pointers.
-
-Each case makes the call that crashes, hangs or quietly fools some driver, and says which rule has
-to catch it. `run_all` runs each in a process of its own, on one driver.
-"""
+"""Memory: sizes, types, handles that are dead or another's; mapping, binding, freeing."""
 
 from __future__ import annotations
 
-import ctypes
-import json
-import mmap
-import os
-import select
-import signal
-import socket
-import tempfile
-from collections.abc import Callable
-from typing import Any
+import gc
 
-from extmem import ExtmemError, RuleViolation, vk
-from tests.support.bare import (
-    DMA_BUF,
-    FOREIGN,
-    HOST,
-    OPAQUE_FD,
-    OPAQUE_WIN32,
-    SIZE,
-    Bare,
-    fd_info,
-)
-from tests.support.second import Channel
+from extmem import ViewsAlive, vk
+from tests.crash.scene import Scene
+from tests.crash.trap import trap
+from tests.support.bare import SIZE
+from tests.support.strict import driver_cannot
 
-__all__ = ["CASES", "run_all"]
-
-Case = Callable[[Bare], object]
-CASES: dict[str, tuple[str, Case]] = {}
-
-_PATIENCE = 20.0  # seconds that a case may take
-_IMPORT = "VUID-VkImportMemoryFdInfoKHR"
-_HOST = "VUID-VkImportMemoryHostPointerInfoEXT"
 _INFO = "VUID-VkMemoryAllocateInfo"
-_GET = "VUID-VkMemoryGetFdInfoKHR"
+_MAP = "VUID-vkMapMemory"
+_RANGE = "VUID-VkMappedMemoryRange"
+_BIND = "VUID-vkBindBufferMemory"
+_DEDICATED = "VUID-VkMemoryDedicatedAllocateInfo"
+_WHOLE = vk.VK_WHOLE_SIZE
 
 
-def trap(vuid: str) -> Callable[[Case], Case]:
-    def register(case: Case) -> Case:
-        CASES[case.__name__] = (vuid, case)
-        return case
+# -- allocating -----------------------------------------------------------------------------------
 
-    return register
 
-
-def _import(gpu: Bare, fd: int, handle_type: int = OPAQUE_FD, **members: Any) -> Any:
-    return gpu.allocate(vk.VkImportMemoryFdInfoKHR(handleType=handle_type, fd=fd), **members)
-
-
-def _at(gpu: Bare, address: int | None, handle_type: int = HOST, **members: Any) -> Any:
-    info = vk.VkImportMemoryHostPointerInfoEXT(handleType=handle_type, pHostPointer=address)
-    return gpu.allocate(info, **members)
-
-
-def _pages(size: int = SIZE, rights: int = mmap.PROT_READ | mmap.PROT_WRITE) -> int:
-    """Mapped pages that stay until the process ends, with nothing mapped behind them."""
-    libc = ctypes.CDLL(None)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
-    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    address = libc.mmap(None, size + 2 * SIZE, rights, flags, -1, 0)
-    libc.munmap(address + size, 2 * SIZE)
-    return int(address)
-
-
-# -- descriptors ----------------------------------------------------------------------------------
-
-
-@trap(f"{_IMPORT}-handleType-00670")
-def empty_pipe(gpu: Bare) -> None:
-    _import(gpu, os.pipe()[0])
-
-
-@trap(f"{_IMPORT}-handleType-00670")
-def writing_end_of_a_pipe(gpu: Bare) -> None:
-    _import(gpu, os.pipe()[1], DMA_BUF)
-
-
-@trap(f"{_IMPORT}-handleType-00670")
-def socket_of_a_peer(gpu: Bare) -> None:
-    one, other = socket.socketpair()
-    with one, other:
-        _import(gpu, one.fileno())
-
-
-@trap(f"{_IMPORT}-handleType-00670")
-def directory(gpu: Bare) -> None:
-    _import(gpu, os.open("/", os.O_RDONLY))
-
-
-@trap(f"{_IMPORT}-handleType-00670")
-def event(gpu: Bare) -> None:
-    _import(gpu, os.eventfd(0))
-
-
-@trap(f"{_IMPORT}-handleType-00670")
-def file_on_disk(gpu: Bare) -> None:
-    with tempfile.TemporaryFile() as file:
-        file.truncate(4 * SIZE)
-        _import(gpu, file.fileno())
-
-
-@trap(f"{_IMPORT}-handleType-00670")
-def device_of_zeros(gpu: Bare) -> None:
-    _import(gpu, os.open("/dev/zero", os.O_RDWR))
-
-
-@trap(f"{_IMPORT}-handleType-00670")
-def closed_number(gpu: Bare) -> None:
-    _import(gpu, 9999)
-
-
-@trap(f"{_IMPORT}-handleType-00670")
-def negative_number(gpu: Bare) -> None:
-    _import(gpu, -1)
-
-
-@trap(f"{_IMPORT}-handleType-00670")
-def one_number_imported_twice(gpu: Bare) -> None:
-    fd = gpu.fd_of(gpu.exportable())
-    _import(gpu, fd)
-    _import(gpu, fd)
-
-
-@trap(f"{_IMPORT}-handleType-00670")
-def opaque_descriptor_as_a_dma_buf(gpu: Bare) -> None:
-    _import(gpu, gpu.fd_of(gpu.exportable()), DMA_BUF)
-
-
-@trap(f"{_IMPORT}-handleType-00670")
-def plain_memfd_as_a_dma_buf(gpu: Bare) -> None:
-    fd = os.memfd_create("plain")
-    os.truncate(fd, SIZE)
-    _import(gpu, fd, DMA_BUF)
-
-
-@trap(f"{_IMPORT}-handleType-00669")
-def windows_type_with_a_descriptor(gpu: Bare) -> None:
-    _import(gpu, gpu.fd_of(gpu.exportable()), OPAQUE_WIN32)
-
-
-@trap(f"{_IMPORT}-handleType-00669")
-def host_type_with_a_descriptor(gpu: Bare) -> None:
-    _import(gpu, gpu.fd_of(gpu.exportable()), HOST)
-
-
-@trap(f"{_INFO}-allocationSize-01742")
-def file_shorter_than_it_claims(gpu: Bare) -> None:
-    fd = os.memfd_create("short")
-    os.truncate(fd, 100)
-    _import(gpu, fd)
-
-
-@trap(f"{_INFO}-allocationSize-01742")
-def import_of_no_bytes(gpu: Bare) -> None:
-    _import(gpu, gpu.fd_of(gpu.exportable()), size=0)
-
-
-@trap(f"{_INFO}-allocationSize-01742")
-def import_of_fewer_bytes(gpu: Bare) -> None:
-    _import(gpu, gpu.fd_of(gpu.exportable()), size=SIZE - 4096)
-
-
-@trap(f"{_INFO}-allocationSize-01742")
-def import_of_one_byte_more(gpu: Bare) -> None:
-    _import(gpu, gpu.fd_of(gpu.exportable()), size=SIZE + 1)
-
-
-@trap("VUID-vkAllocateMemory-pAllocateInfo-01714")
-def import_with_memory_type_31(gpu: Bare) -> None:
-    _import(gpu, gpu.fd_of(gpu.exportable()), index=31)
-
-
-@trap("VUID-vkAllocateMemory-pAllocateInfo-01714")
-def import_with_memory_type_of_all_ones(gpu: Bare) -> None:
-    _import(gpu, gpu.fd_of(gpu.exportable()), index=0xFFFFFFFF)
-
-
-@trap("VUID-vkGetMemoryFdPropertiesKHR-fd-00673")
-def question_about_a_plain_memfd(gpu: Bare) -> None:
-    vk.vkGetMemoryFdPropertiesKHR(gpu.device, DMA_BUF, os.memfd_create("plain"))
-
-
-@trap("VUID-vkGetMemoryFdPropertiesKHR-fd-00673")
-def question_about_a_closed_number(gpu: Bare) -> None:
-    vk.vkGetMemoryFdPropertiesKHR(gpu.device, DMA_BUF, 9999)
-
-
-@trap(f"{_IMPORT}-fd-00668")
-def payload_of_another_driver(gpu: Bare) -> None:
-    stranger = "embedded" if "embedded" not in gpu.dispatch.driver.name else "system"
-    with Bare(stranger) as other:
-        fd = other.fd_of(other.exportable())
-        _import(gpu, fd)
-
-
-# -- fetching and freeing -------------------------------------------------------------------------
-
-
-@trap(f"{_GET}-memory-parameter")
-def descriptor_of_no_memory(gpu: Bare) -> None:
-    vk.vkGetMemoryFdKHR(gpu.device, fd_info(None))
-
-
-@trap(f"{_GET}-memory-parameter")
-def descriptor_of_freed_memory(gpu: Bare) -> None:
-    memory = gpu.exportable()
-    vk.vkFreeMemory(gpu.device, memory)
-    vk.vkGetMemoryFdKHR(gpu.device, fd_info(memory))
-
-
-@trap(f"{_GET}-handleType-00671")
-def descriptor_of_private_memory(gpu: Bare) -> None:
-    vk.vkGetMemoryFdKHR(gpu.device, fd_info(gpu.allocate()))
-
-
-@trap(f"{_GET}-handleType-00671")
-def descriptor_of_imported_memory(gpu: Bare) -> None:
-    memory = _import(gpu, gpu.fd_of(gpu.exportable()))
-    vk.vkGetMemoryFdKHR(gpu.device, fd_info(memory))
-
-
-@trap(f"{_GET}-handleType-00671")
-def descriptor_of_another_type(gpu: Bare) -> None:
-    vk.vkGetMemoryFdKHR(gpu.device, fd_info(gpu.exportable(), DMA_BUF))
-
-
-@trap("VUID-vkFreeMemory-memory-parameter")
-def memory_freed_twice(gpu: Bare) -> None:
-    memory = gpu.allocate()
-    vk.vkFreeMemory(gpu.device, memory)
-    vk.vkFreeMemory(gpu.device, memory)
-
-
-@trap("VUID-VkExportMemoryAllocateInfo-handleTypes-09860")
-def export_as_an_address(gpu: Bare) -> None:
-    gpu.allocate(vk.VkExportMemoryAllocateInfo(handleTypes=FOREIGN))
-
-
-@trap("VUID-VkExportMemoryAllocateInfo-handleTypes-09860")
-def export_as_two_types(gpu: Bare) -> None:
-    gpu.allocate(vk.VkExportMemoryAllocateInfo(handleTypes=OPAQUE_FD | DMA_BUF))
+@trap(f"{_INFO}-allocationSize-07897")
+def memory_of_no_bytes(here: Scene) -> None:
+    here.allocate(size=0)
 
 
 @trap("VUID-vkAllocateMemory-pAllocateInfo-01713")
-def export_of_32_terabytes(gpu: Bare) -> None:
-    gpu.exportable(size=1 << 45)
+def memory_of_all_bytes_there_are(here: Scene) -> None:
+    here.allocate(size=(1 << 64) - 1)
 
 
-# -- host pointers --------------------------------------------------------------------------------
+@trap("VUID-vkAllocateMemory-pAllocateInfo-01713")
+def memory_of_two_to_the_63_bytes(here: Scene) -> None:
+    here.allocate(size=1 << 63)
 
 
-@trap(f"{_HOST}-handleType-01750")
-def pointer_to_null(gpu: Bare) -> None:
-    _at(gpu, None)
+@trap(ValueError, says=r"allocationSize was given -1, which does not fit")
+def memory_of_less_than_nothing(here: Scene) -> None:
+    here.allocate(size=-1)
 
 
-@trap(f"{_HOST}-handleType-01750")
-def pointer_to_nothing(gpu: Bare) -> None:
-    _at(gpu, _pages() + SIZE)
+@trap(ValueError, says=r"allocationSize was given \d+, which does not fit")
+def memory_of_more_than_64_bits(here: Scene) -> None:
+    here.allocate(size=1 << 64)
 
 
-@trap(f"{_HOST}-handleType-01750")
-def pointer_into_the_kernel(gpu: Bare) -> None:
-    _at(gpu, 0xFFFF_8000_0000_0000)
+@trap(TypeError, says="allocationSize was given 0.5")
+def memory_of_half_a_byte(here: Scene) -> None:
+    here.allocate(size=0.5)  # type: ignore[arg-type]
 
 
-@trap(f"{_HOST}-handleType-01750")
-def pointer_to_pages_without_access(gpu: Bare) -> None:
-    _at(gpu, _pages(rights=0))
+@trap("VUID-vkAllocateMemory-pAllocateInfo-01714")
+def memory_type_past_the_last(here: Scene) -> None:
+    here.allocate(index=len(here.types))
 
 
-@trap(f"{_HOST}-handleType-01750")
-def pointer_to_pages_for_reading(gpu: Bare) -> None:
-    _at(gpu, _pages(rights=mmap.PROT_READ))
+@trap("VUID-vkAllocateMemory-pAllocateInfo-01714")
+def memory_type_of_all_ones(here: Scene) -> None:
+    here.allocate(index=0xFFFFFFFF)
 
 
-@trap(f"{_HOST}-handleType-01750")
-def pointer_to_too_few_pages(gpu: Bare) -> None:
-    _at(gpu, _pages(), size=2 * SIZE)
+@trap(ValueError, says="memoryTypeIndex was given -1, which does not fit")
+def memory_type_below_the_first(here: Scene) -> None:
+    here.allocate(index=-1)
 
 
-@trap(f"{_HOST}-pHostPointer-01749")
-def pointer_between_pages(gpu: Bare) -> None:
-    _at(gpu, _pages(2 * SIZE) + 8)
+@trap("VUID-vkAllocateMemory-pAllocateInfo-parameter")
+def allocation_by_no_structure(here: Scene) -> None:
+    vk.vkAllocateMemory(here.device, None)  # type: ignore[arg-type]
 
 
-@trap(f"{_INFO}-allocationSize-01745")
-def half_a_page(gpu: Bare) -> None:
-    _at(gpu, _pages(), size=2048)
+@trap(TypeError, says="expected a VkMemoryAllocateInfo")
+def allocation_by_another_structure(here: Scene) -> None:
+    vk.vkAllocateMemory(here.device, vk.VkBufferCreateInfo())  # type: ignore[arg-type]
 
 
-@trap(f"{_INFO}-allocationSize-01745")
-def pages_of_no_size(gpu: Bare) -> None:
-    _at(gpu, _pages(), size=0)
+@trap("VUID-vkAllocateMemory-device-parameter")
+def allocation_on_a_number(here: Scene) -> None:
+    vk.vkAllocateMemory(int(here.device), here.info())  # type: ignore[arg-type]
 
 
-@trap(f"{_HOST}-handleType-01747")
-def memory_of_a_foreign_device(gpu: Bare) -> None:
-    _at(gpu, _pages(), FOREIGN)
+@trap("VUID-vkAllocateMemory-device-parameter")
+def allocation_on_no_device(here: Scene) -> None:
+    vk.vkAllocateMemory(None, here.info())  # type: ignore[arg-type]
 
 
-# -- using it -------------------------------------------------------------------------------------
+@trap("VUID-vkAllocateMemory-device-parameter")
+def allocation_on_an_instance(here: Scene) -> None:
+    vk.vkAllocateMemory(here.instance, here.info())
 
 
-@trap("VUID-vkMapMemory-size-00681")
-def mapping_past_the_end(gpu: Bare) -> None:
-    vk.vkMapMemory(gpu.device, gpu.allocate(), 0, SIZE + 1)
+@trap("VUID-vkAllocateMemory-device-parameter")
+def allocation_on_a_device_made_by_hand(here: Scene) -> None:
+    vk.vkAllocateMemory(vk.VkDevice(int(here.device)), here.info())
 
 
-@trap("VUID-vkMapMemory-memory-parameter")
-def mapping_of_freed_memory(gpu: Bare) -> None:
-    memory = gpu.allocate()
-    vk.vkFreeMemory(gpu.device, memory)
-    vk.vkMapMemory(gpu.device, memory, 0, SIZE)
+@trap("VUID-vkAllocateMemory-device-parameter")
+def allocation_on_a_destroyed_device(here: Scene) -> None:
+    with Scene(here.driver) as gone:
+        info = gone.info()
+    vk.vkAllocateMemory(gone.device, info)
 
 
-@trap("VUID-vkBindBufferMemory-None-10741")
-def buffer_larger_than_its_memory(gpu: Bare) -> None:
-    vk.vkBindBufferMemory(gpu.device, gpu.buffer(4 * SIZE), gpu.allocate(), 0)
+@trap(f"{_DEDICATED}-image-01432")
+def memory_for_a_buffer_and_an_image(here: Scene) -> None:
+    both = vk.VkMemoryDedicatedAllocateInfo(image=here.image(), buffer=here.buffer())
+    here.allocate(both, size=1 << 20)
+
+
+@trap(f"{_DEDICATED}-buffer-02965")
+def memory_too_small_for_its_buffer(here: Scene) -> None:
+    buffer = here.buffer(4 * SIZE)
+    here.allocate(vk.VkMemoryDedicatedAllocateInfo(buffer=buffer), size=SIZE)
+
+
+@trap(f"{_DEDICATED}-image-02964")
+def memory_too_small_for_its_image(here: Scene) -> None:
+    image = here.image(256)
+    here.allocate(vk.VkMemoryDedicatedAllocateInfo(image=image), size=4096)
+
+
+@trap(f"{_DEDICATED}-buffer-parameter")
+def memory_for_a_destroyed_buffer(here: Scene) -> None:
+    buffer = here.buffer()
+    vk.vkDestroyBuffer(here.device, buffer)
+    here.allocate(vk.VkMemoryDedicatedAllocateInfo(buffer=buffer))
+
+
+@trap(f"{_DEDICATED}-buffer-parameter", f"{_DEDICATED}-commonparent")
+def memory_for_a_buffer_of_another_device(here: Scene) -> None:
+    here.allocate(vk.VkMemoryDedicatedAllocateInfo(buffer=here.other.buffer()))
+
+
+@trap(f"{_DEDICATED}-image-parameter")
+def memory_for_a_buffer_that_is_called_an_image(here: Scene) -> None:
+    here.allocate(vk.VkMemoryDedicatedAllocateInfo(image=int(here.buffer())))
+
+
+@trap("VUID-VkMemoryAllocateFlagsInfo-flags-parameter")
+def memory_with_flags_that_nobody_knows(here: Scene) -> None:
+    here.allocate(vk.VkMemoryAllocateFlagsInfo(flags=1 << 31))
+
+
+# -- freeing --------------------------------------------------------------------------------------
+
+
+@trap("VUID-vkFreeMemory-memory-parameter")
+def memory_freed_twice(here: Scene) -> None:
+    memory = here.allocate()
+    vk.vkFreeMemory(here.device, memory)
+    vk.vkFreeMemory(here.device, memory)
+
+
+@trap("VUID-vkFreeMemory-memory-parameter")
+def memory_that_was_never_made(here: Scene) -> None:
+    vk.vkFreeMemory(here.device, 0xDEADBEEF)
+
+
+@trap("VUID-vkFreeMemory-memory-parameter")
+def memory_of_all_ones(here: Scene) -> None:
+    vk.vkFreeMemory(here.device, (1 << 64) - 1)
+
+
+@trap("VUID-vkFreeMemory-memory-parameter")
+def buffer_freed_as_memory(here: Scene) -> None:
+    buffer = here.buffer()
+    here.still("the buffer", lambda: vk.vkGetBufferMemoryRequirements(here.device, buffer).size)
+    vk.vkFreeMemory(here.device, buffer)
+
+
+@trap("VUID-vkFreeMemory-memory-parent")
+def memory_of_another_device_freed(here: Scene) -> None:
+    memory = here.other.allocate()
+    here.still("the memory", lambda: memory in here.other.world.objects["VkDeviceMemory"])
+    vk.vkFreeMemory(here.device, memory)
+
+
+@trap(TypeError, says="expected a VkDeviceMemory, or None")
+def a_word_freed_as_memory(here: Scene) -> None:
+    vk.vkFreeMemory(here.device, "memory")  # type: ignore[arg-type]
+
+
+@trap("VUID-vkFreeMemory-memory-00677")
+def memory_freed_while_a_queue_works_with_it(here: Scene) -> None:
+    buffer = here.buffer()
+    memory = here.allocate(size=4 * SIZE)
+    vk.vkBindBufferMemory(here.device, buffer, memory, 0)
+    commands = here.commands()
+    vk.vkCmdFillBuffer(commands, buffer, 0, SIZE, 7)
+    vk.vkEndCommandBuffer(commands)
+    gate = here.semaphore(timeline=True)
+    fence = here.fence()
+    waits = vk.VkSubmitInfo(
+        pWaitSemaphores=[gate],
+        pWaitDstStageMask=[vk.VK_PIPELINE_STAGE_TRANSFER_BIT],
+        pCommandBuffers=[commands],
+        pNext=vk.VkTimelineSemaphoreSubmitInfo(pWaitSemaphoreValues=[1]),
+    )
+    vk.vkQueueSubmit(here.queue, 1, [waits], fence)
+    try:
+        vk.vkFreeMemory(here.device, memory)
+    finally:
+        vk.vkSignalSemaphore(here.device, vk.VkSemaphoreSignalInfo(semaphore=gate, value=1))
+        vk.vkWaitForFences(here.device, 1, [fence], True, 10**10)
+
+
+@trap(ViewsAlive, says="still alive")
+def memory_freed_while_a_view_looks_at_it(here: Scene) -> None:
+    memory = here.allocate()
+    view = vk.vkMapMemory(here.device, memory, 0, SIZE)
+    view[:3] = b"abc"
+    try:
+        vk.vkFreeMemory(here.device, memory)
+    finally:
+        assert view[:3] == b"abc"
+        del view
+        gc.collect()
+
+
+# -- mapping --------------------------------------------------------------------------------------
+
+
+@trap(f"{_MAP}-size-00680")
+def mapping_of_no_bytes(here: Scene) -> None:
+    vk.vkMapMemory(here.device, here.allocate(), 0, 0)
+
+
+@trap(f"{_MAP}-size-00681")
+def mapping_past_the_end(here: Scene) -> None:
+    vk.vkMapMemory(here.device, here.allocate(), 0, SIZE + 1)
+
+
+@trap(f"{_MAP}-size-00681")
+def mapping_whose_end_wraps_around(here: Scene) -> None:
+    vk.vkMapMemory(here.device, here.allocate(), 64, (1 << 64) - 64)
+
+
+@trap(f"{_MAP}-offset-00679")
+def mapping_from_the_end(here: Scene) -> None:
+    vk.vkMapMemory(here.device, here.allocate(), SIZE, _WHOLE)
+
+
+@trap(f"{_MAP}-offset-00679")
+def mapping_from_all_ones(here: Scene) -> None:
+    vk.vkMapMemory(here.device, here.allocate(), (1 << 64) - 1, 1)
+
+
+@trap(ValueError, says="does not fit 64 bits")
+def mapping_from_before_the_start(here: Scene) -> None:
+    vk.vkMapMemory(here.device, here.allocate(), -1, SIZE)
+
+
+@trap(f"{_MAP}-memory-00678")
+def mapping_of_mapped_memory(here: Scene) -> None:
+    memory = here.allocate()
+    vk.vkMapMemory(here.device, memory, 0, SIZE)
+    vk.vkMapMemory(here.device, memory, 0, SIZE)
+
+
+@trap(f"{_MAP}-memory-parameter")
+def mapping_of_freed_memory(here: Scene) -> None:
+    memory = here.allocate()
+    vk.vkFreeMemory(here.device, memory)
+    vk.vkMapMemory(here.device, memory, 0, SIZE)
+
+
+@trap(f"{_MAP}-memory-parameter")
+def mapping_of_no_memory(here: Scene) -> None:
+    vk.vkMapMemory(here.device, None, 0, SIZE)  # type: ignore[arg-type]
+
+
+@trap(f"{_MAP}-memory-parent")
+def mapping_of_memory_of_another_device(here: Scene) -> None:
+    vk.vkMapMemory(here.device, here.other.allocate(), 0, SIZE)
+
+
+@trap(f"{_MAP}-memory-00682")
+def mapping_of_memory_that_the_host_cannot_see(here: Scene) -> None:
+    hidden = [i for i, flags in enumerate(here.types) if not flags & 2]
+    if not hidden:
+        driver_cannot("the host sees all of its memory")
+    vk.vkMapMemory(here.device, here.allocate(index=hidden[0]), 0, SIZE)
+
+
+@trap(f"{_MAP}-flags-parameter", f"{_MAP}-flags-zerobitmask")
+def mapping_with_flags_that_nobody_knows(here: Scene) -> None:
+    vk.vkMapMemory(here.device, here.allocate(), 0, SIZE, 1 << 30)
+
+
+@trap("VUID-vkUnmapMemory-memory-00689")
+def unmapping_of_what_is_not_mapped(here: Scene) -> None:
+    vk.vkUnmapMemory(here.device, here.allocate())
+
+
+@trap("VUID-vkUnmapMemory-memory-parameter")
+def unmapping_of_no_memory(here: Scene) -> None:
+    vk.vkUnmapMemory(here.device, None)  # type: ignore[arg-type]
+
+
+@trap(ViewsAlive, says="still alive")
+def unmapping_while_a_slice_looks_at_it(here: Scene) -> None:
+    memory = here.allocate()
+    part = vk.vkMapMemory(here.device, memory, 0, SIZE)[100:200]
+    try:
+        vk.vkUnmapMemory(here.device, memory)
+    finally:
+        part[0] = 1
+        del part
+
+
+@trap("VUID-VkMemoryMapInfo-size-07961", needs="vkMapMemory2")
+def mapping_by_a_structure_past_the_end(here: Scene) -> None:
+    info = vk.VkMemoryMapInfo(memory=here.allocate(), offset=4096, size=SIZE)
+    vk.vkMapMemory2(here.device, info)
+
+
+@trap("VUID-VkMemoryMapInfo-memory-parameter", needs="vkMapMemory2")
+def mapping_by_a_structure_without_memory(here: Scene) -> None:
+    vk.vkMapMemory2(here.device, vk.VkMemoryMapInfo(size=SIZE))
+
+
+@trap("VUID-vkUnmapMemory2-pMemoryUnmapInfo-parameter", needs="vkUnmapMemory2")
+def unmapping_by_no_structure(here: Scene) -> None:
+    vk.vkUnmapMemory2(here.device, None)  # type: ignore[arg-type]
+
+
+# -- flushing -------------------------------------------------------------------------------------
+
+
+def _range(here: Scene, **members: int) -> list[vk.VkMappedMemoryRange]:
+    memory = here.allocate()
+    vk.vkMapMemory(here.device, memory, 0, SIZE // 2)
+    return [vk.VkMappedMemoryRange(memory=memory, **members)]
+
+
+@trap(f"{_RANGE}-size-00685")
+def flush_past_the_mapping(here: Scene) -> None:
+    vk.vkFlushMappedMemoryRanges(here.device, 1, _range(here, offset=0, size=SIZE))
+
+
+@trap(f"{_RANGE}-size-00685")
+def invalidation_whose_end_wraps_around(here: Scene) -> None:
+    ranges = _range(here, offset=4096, size=(1 << 64) - 4096)
+    vk.vkInvalidateMappedMemoryRanges(here.device, 1, ranges)
+
+
+@trap(f"{_RANGE}-memory-00684")
+def flush_of_what_is_not_mapped(here: Scene) -> None:
+    whole = vk.VkMappedMemoryRange(memory=here.allocate(), size=_WHOLE)
+    vk.vkFlushMappedMemoryRanges(here.device, 1, [whole])
+
+
+@trap(f"{_RANGE}-memory-parameter")
+def flush_of_freed_memory(here: Scene) -> None:
+    memory = here.allocate()
+    vk.vkFreeMemory(here.device, memory)
+    whole = vk.VkMappedMemoryRange(memory=memory, size=_WHOLE)
+    vk.vkFlushMappedMemoryRanges(here.device, 1, [whole])
+
+
+@trap("VUID-vkFlushMappedMemoryRanges-memoryRangeCount-arraylength")
+def flush_of_no_ranges(here: Scene) -> None:
+    vk.vkFlushMappedMemoryRanges(here.device, 0, None)
+
+
+@trap("VUID-vkFlushMappedMemoryRanges-pMemoryRanges-parameter")
+def flush_of_ranges_that_are_not_there(here: Scene) -> None:
+    vk.vkFlushMappedMemoryRanges(here.device, 3, None)
+
+
+@trap(ValueError, says="memoryRangeCount is 1000, but pMemoryRanges has 1 element")
+def flush_of_more_ranges_than_there_are(here: Scene) -> None:
+    vk.vkFlushMappedMemoryRanges(here.device, 1000, _range(here, offset=0, size=64))
+
+
+# -- binding --------------------------------------------------------------------------------------
+
+
+@trap(f"{_BIND}-None-10741")
+def buffer_larger_than_its_memory(here: Scene) -> None:
+    vk.vkBindBufferMemory(here.device, here.buffer(4 * SIZE), here.allocate(), 0)
+
+
+@trap(f"{_BIND}-memoryOffset-01031")
+def buffer_behind_its_memory(here: Scene) -> None:
+    vk.vkBindBufferMemory(here.device, here.buffer(4096), here.allocate(), SIZE)
+
+
+@trap(f"{_BIND}-memoryOffset-01031")
+def buffer_at_all_ones(here: Scene) -> None:
+    vk.vkBindBufferMemory(here.device, here.buffer(4096), here.allocate(), (1 << 64) - 16)
+
+
+@trap(f"{_BIND}-None-10739")
+def buffer_between_two_units(here: Scene) -> None:
+    vk.vkBindBufferMemory(here.device, here.buffer(4096), here.allocate(), 1)
+
+
+@trap(f"{_BIND}-buffer-07459")
+def buffer_bound_twice(here: Scene) -> None:
+    buffer = here.buffer(4096)
+    vk.vkBindBufferMemory(here.device, buffer, here.allocate(), 0)
+    vk.vkBindBufferMemory(here.device, buffer, here.allocate(), 0)
+
+
+@trap("VUID-VkBindBufferMemoryInfo-buffer-07459")
+def buffer_bound_twice_at_once(here: Scene) -> None:
+    buffer, memory = here.buffer(4096), here.allocate()
+    info = vk.VkBindBufferMemoryInfo(buffer=buffer, memory=memory)
+    vk.vkBindBufferMemory2(here.device, 2, [info, info])
+
+
+@trap(f"{_BIND}-memory-parameter")
+def buffer_without_memory(here: Scene) -> None:
+    vk.vkBindBufferMemory(here.device, here.buffer(), None, 0)
+
+
+@trap(f"{_BIND}-buffer-parameter")
+def memory_without_a_buffer(here: Scene) -> None:
+    vk.vkBindBufferMemory(here.device, None, here.allocate(), 0)
+
+
+@trap(f"{_BIND}-buffer-parameter")
+def buffer_that_is_an_image(here: Scene) -> None:
+    vk.vkBindBufferMemory(here.device, here.image(), here.allocate(), 0)
+
+
+@trap(f"{_BIND}-memory-parent")
+def buffer_in_memory_of_another_device(here: Scene) -> None:
+    vk.vkBindBufferMemory(here.device, here.buffer(), here.other.allocate(), 0)
 
 
 @trap("VUID-VkBindImageMemoryInfo-pNext-01632")
-def image_without_memory(gpu: Bare) -> None:
-    vk.vkBindImageMemory2(gpu.device, 1, [vk.VkBindImageMemoryInfo(image=gpu.image())])
+def image_without_memory(here: Scene) -> None:
+    vk.vkBindImageMemory2(here.device, 1, [vk.VkBindImageMemoryInfo(image=here.image())])
 
 
-# -- the processes --------------------------------------------------------------------------------
+@trap("VUID-vkBindImageMemory-memory-parameter")
+def image_in_freed_memory(here: Scene) -> None:
+    image, memory = here.image(), here.allocate()
+    vk.vkFreeMemory(here.device, memory)
+    vk.vkBindImageMemory(here.device, image, memory, 0)
 
 
-def run_all(channel: Channel, driver: str) -> dict[str, Any]:
-    """Run every case in a fork of this process, which has no driver loaded and no threads."""
-    return {name: _forked(driver, case) for name, (_, case) in CASES.items()}
+@trap("VUID-vkBindImageMemory-memoryOffset-01046")
+def image_behind_its_memory(here: Scene) -> None:
+    vk.vkBindImageMemory(here.device, here.image(), here.allocate(), 1 << 40)
 
 
-def _forked(driver: str, case: Case) -> Any:
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.close(reading)
-            report = json.dumps(_caught(driver, case)).encode()
-            os.write(writing, report)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(writing)
-    with open(reading, "rb") as pipe:
-        said = b""
-        while select.select([pipe], [], [], _PATIENCE)[0]:
-            part = os.read(reading, 1 << 16)
-            if not part:
-                break
-            said += part
-        else:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return "it hung"
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code < 0:
-        return f"it was killed by {signal.Signals(-code).name}"
-    return json.loads(said) if code == 0 and said else f"it ended with {code}"
+@trap("VUID-vkBindImageMemory-memory-10926")
+def image_in_memory_of_a_buffer(here: Scene) -> None:
+    buffer = here.buffer(1 << 20)
+    needs = vk.vkGetBufferMemoryRequirements(here.device, buffer)
+    index = (needs.memoryTypeBits & -needs.memoryTypeBits).bit_length() - 1
+    alone = vk.VkMemoryDedicatedAllocateInfo(buffer=buffer)
+    memory = here.allocate(alone, size=needs.size, index=index)
+    vk.vkBindImageMemory(here.device, here.image(), memory, 0)
 
 
-def _caught(driver: str, case: Case) -> Any:
-    """The rules that a case broke, or what happened instead."""
-    with Bare(driver) as gpu:
-        try:
-            case(gpu)
-        except RuleViolation as error:
-            return [problem.vuid for problem in error.problems]
-        except ExtmemError as error:
-            return f"{type(error).__name__}: {error}"
-        return "it succeeded"
+@trap(f"{_BIND}-memory-01508")
+def buffer_in_memory_of_another_buffer(here: Scene) -> None:
+    owner, other = here.buffer(), here.buffer()
+    needs = vk.vkGetBufferMemoryRequirements(here.device, owner)
+    index = (needs.memoryTypeBits & -needs.memoryTypeBits).bit_length() - 1
+    alone = vk.VkMemoryDedicatedAllocateInfo(buffer=owner)
+    memory = here.allocate(alone, size=needs.size, index=index)
+    vk.vkBindBufferMemory(here.device, other, memory, 0)
+
+
+@trap("VUID-vkGetDeviceMemoryCommitment-memory-parameter")
+def commitment_of_no_memory(here: Scene) -> None:
+    vk.vkGetDeviceMemoryCommitment(here.device, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pytest
 
@@ -35,6 +35,8 @@ _IMAGE_USAGE = vk.VK_IMAGE_USAGE_TRANSFER_SRC_BIT | vk.VK_IMAGE_USAGE_TRANSFER_D
 class Bare:
     """An instance and a device. What is alive at the end of the `with` is destroyed then."""
 
+    wanted: ClassVar[tuple[str, ...]] = _WANTED  # enabled, where the device has them
+
     def __init__(
         self, driver: str, *, version: int = vk.VK_API_VERSION_1_1, index: int = 0
     ) -> None:
@@ -53,7 +55,8 @@ class Bare:
                 self.physical,
                 vk.VkDeviceCreateInfo(
                     pQueueCreateInfos=[queue],
-                    ppEnabledExtensionNames=[name for name in _WANTED if name in has] or None,
+                    ppEnabledExtensionNames=[name for name in self.wanted if name in has] or None,
+                    pNext=self.features(),
                 ),
             )
         except BaseException:
@@ -89,6 +92,10 @@ class Bare:
                 destroy(self.device, handle)
         vk.vkDestroyDevice(self.device)
         vk.vkDestroyInstance(self.instance)
+
+    def features(self) -> Any:
+        """The chain that enables features; None for none."""
+        return None
 
     # -- what tests need ------------------------------------------------------------------------
 

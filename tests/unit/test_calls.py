@@ -128,7 +128,12 @@ def test_enumerations_flags_and_reserved_members(rig: Rig) -> None:
         vk.vkCreateImage(
             rig.device,
             vk.VkImageCreateInfo(
-                format=vk.VK_FORMAT_R8_UNORM, imageType=1, samples=1, extent=(1, 1, 1)
+                format=vk.VK_FORMAT_R8_UNORM,
+                imageType=1,
+                samples=1,
+                extent=(1, 1, 1),
+                mipLevels=1,
+                arrayLayers=1,
             ),
         )
     assert vuids(error) == {"VUID-VkImageCreateInfo-usage-requiredbitmask"}
@@ -369,6 +374,9 @@ def test_unions_pass_unread(rig: Rig) -> None:
             usage=vk.VK_IMAGE_USAGE_TRANSFER_DST_BIT,
         ),
     )
+    info = vk.VkMemoryAllocateInfo(allocationSize=4096, memoryTypeIndex=1)
+    memory = vk.vkAllocateMemory(rig.device, info)
+    vk.vkBindImageMemory(rig.device, image, memory, 0)
     (commands,) = vk.vkAllocateCommandBuffers(
         rig.device, vk.VkCommandBufferAllocateInfo(commandPool=pool, commandBufferCount=1)
     )
@@ -381,3 +389,4 @@ def test_unions_pass_unread(rig: Rig) -> None:
     vk.vkCmdClearColorImage(commands, image, vk.VK_IMAGE_LAYOUT_GENERAL, colour, 1, [whole])
     vk.vkDestroyCommandPool(rig.device, pool)
     vk.vkDestroyImage(rig.device, image)
+    vk.vkFreeMemory(rig.device, memory)

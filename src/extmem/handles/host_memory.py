@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from extmem.vk._base import readable
 
 __all__ = ["HostRange", "examine"]
 
@@ -70,7 +70,7 @@ def _judge(address: int, end: int) -> HostRange:
         elif area.file:
             # A mapping may be longer than its file; what lies behind the file's end faults.
             last = min(area.end, end) - 1
-            if not _can_read(last):
+            if not readable(last, 1):
                 problem = f"faults at {last:#x}: {area.path} is shorter than its mapping"
                 return HostRange(problem, device)
         reached = area.end
@@ -94,22 +94,3 @@ def _areas(address: int, end: int) -> Iterator[_Area]:
             fields = rest.rstrip(b"\n").split(None, 4)
             path = os.fsdecode(fields[4]) if len(fields) > 4 else ""
             yield _Area(start, int(last, 16), fields[0].decode(), fields[3] != b"0", path)
-
-
-class _Vector(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-def _can_read(address: int) -> bool:
-    """Whether a byte can be read, asked in a way that fails instead of faulting."""
-    read = getattr(ctypes.CDLL(None, use_errno=True), "process_vm_readv", None)
-    if read is None:
-        return True
-    read.restype = ctypes.c_ssize_t
-    byte = ctypes.c_ubyte()
-    here = _Vector(ctypes.addressof(byte), 1)
-    there = _Vector(address, 1)
-    one, none = ctypes.c_ulong(1), ctypes.c_ulong(0)
-    got = read(os.getpid(), ctypes.byref(here), one, ctypes.byref(there), one, none)
-    # Only EFAULT is an answer; where the call itself is forbidden, nothing was learned.
-    return not (got < 0 and ctypes.get_errno() == errno.EFAULT)

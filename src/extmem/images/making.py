@@ -53,6 +53,7 @@ def make_image(
     **described: Any,
 ) -> Image:
     """`Device.image`."""
+    _ = device.handle  # says why, where it is closed
     types = types_of(export)
     need_windows(name, access, security, types)
     restricts(device, access, types)
@@ -101,6 +102,7 @@ def import_image(
     described: dict[str, Any],
 ) -> Image:
     """`Device.import_image`. described: what the caller says of the image, by name."""
+    _ = device.handle  # says why, where it is closed
     source = source_of(handle, name, handle_type)
     if source.kind == "pointer":
         raise Unsupported("host memory is imported with import_memory; images are not made over it")

@@ -17,7 +17,7 @@ from extmem.vk import _constants as c
 from extmem.vk._base import Structure
 from extmem.vk.queries import Descriptor
 from extmem.vk.record import made_with
-from extmem.world import Origin, payloads
+from extmem.world import Origin, payloads, sync_origins
 
 if os.name != "nt":
     from extmem.handles import posix
@@ -136,6 +136,15 @@ def a_descriptor_of_that_kind(call: Call, site: Site) -> Findings:
             problem,
             "Pass a descriptor that vkGetMemoryFdKHR returned, or that a peer sent over a socket; "
             "a successful import takes it away, so duplicate it to import twice.",
+        )
+        return
+    seen = call.asked.descriptor(fd)
+    other = sync_origins.find(seen.identity) if seen is not None and seen.kind != "device" else None
+    if other is not None:
+        yield site.broken(
+            "fd",
+            f"is {fd}, which this process exported from a {other.object}.",
+            f"Import it with vkImport{other.object.capitalize()}FdKHR.",
         )
         return
     found = _import(call, site.chain)

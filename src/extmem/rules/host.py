@@ -6,6 +6,8 @@ first touch. So the system is asked what lies there.
 
 from __future__ import annotations
 
+from ctypes import c_void_p
+
 from extmem.handle_types import names_of
 from extmem.rules.engine import Broken, Call, Findings, Site, rule
 from extmem.rules.export import offered
@@ -123,7 +125,7 @@ def a_size_of_whole_pages(call: Call, site: Site) -> Findings:
     stage="device",
 )
 def an_address_at_the_start_of_a_page(call: Call, site: Site) -> Findings:
-    address, step = int(site.value("pHostPointer") or 0), call.asked.host_pointer_alignment()
+    address, step = _address(site), call.asked.host_pointer_alignment()
     if site.value("handleType") in (_HOST, _FOREIGN) and step and address % step:
         yield site.broken(
             "pHostPointer",
@@ -131,6 +133,12 @@ def an_address_at_the_start_of_a_page(call: Call, site: Site) -> Findings:
             "(minImportedHostPointerAlignment).",
             "Allocate with that alignment, as mmap and posix_memalign do.",
         )
+
+
+def _address(site: Site) -> int:
+    """Of a structure a number; of a command it may be a pointer to what was passed."""
+    value = site.value("pHostPointer")
+    return int((value.value if isinstance(value, c_void_p) else value) or 0)
 
 
 # -- what lies there ------------------------------------------------------------------------------
@@ -178,7 +186,7 @@ def memory_of_another_device(call: Call, site: Site) -> Findings:
 def _whole(call: Call, site: Site, handle_type: int, size: int) -> Findings:
     if site.value("handleType") != handle_type:
         return
-    flaw = _flaw(call, handle_type, int(site.value("pHostPointer") or 0), size)
+    flaw = _flaw(call, handle_type, _address(site), size)
     if flaw is not None:
         yield site.broken("pHostPointer", *flaw)
 

@@ -14,7 +14,7 @@ from extmem.handles import nt_lookup
 from extmem.rules.engine import Call, Site
 from extmem.rules.windows import OPEN_THAT, OTHER_DRIVER, TRY_AGAIN
 from extmem.vk.sync_queries import External
-from extmem.world import Record
+from extmem.world import Record, payloads
 
 __all__ = [
     "FENCES",
@@ -169,6 +169,9 @@ def _unfit_fd(call: Call, sort: Sort, handle_type: int, fd: int) -> Unfit | None
     origin = call.asked.sync_origin(sort.object, handle_type, fd)
     if origin is not None:
         return _unlike(origin, sort, handle_type, "fd", f"is {fd}", remedy)
+    if seen.kind != "device" and payloads.find(seen.identity, seen.size) is not None:
+        problem = f"is {fd}, which this process exported from memory."
+        return Unfit("fd", problem, "Import it with VkImportMemoryFdInfoKHR.")
     if seen.kind in _STRANGERS or (handle_type & sort.opaque and seen.kind in _NOT_OPAQUE):
         return Unfit(
             "fd", f"is {fd}, which is a {seen.kind}, no {what} of a {sort.object}.", remedy

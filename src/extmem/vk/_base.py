@@ -8,7 +8,11 @@ strings, integers that do not fit, and handles that know their driver.
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
+import os
+import sys
+import threading
 from collections.abc import Callable, Iterable
 from ctypes import c_char, c_char_p, c_uint16, c_uint32, c_void_p
 from struct import Struct
@@ -107,6 +111,18 @@ class Structure(ctypes.Structure, metaclass=_StructureType):
                 raise
 
     def __repr__(self) -> str:
+        # A chain may be a circle, and what is behind a pointer is another object each time.
+        place = (type(self), ctypes.addressof(self), threading.get_ident())
+        if place in _being_shown:
+            return f"{type(self).__name__}(...)"
+        _being_shown.add(place)
+        try:
+            return f"{type(self).__name__}({', '.join(self._shown())})"
+        finally:
+            _being_shown.discard(place)
+
+    def _shown(self) -> list[str]:
+        """Each member that says something, with its value."""
         shown = []
         for name in member_names(self):
             if name == "sType" and self._stype_ is not None:
@@ -123,8 +139,10 @@ class Structure(ctypes.Structure, metaclass=_StructureType):
                     continue
                 value = f"<{type(value).__name__[3:]}*>"
             shown.append(f"{name}={value!r}" if not isinstance(value, str) else f"{name}={value}")
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return shown
 
+
+_being_shown: set[tuple[type, int, int]] = set()
 
 AnyStructure = ctypes.POINTER(Structure)
 
@@ -133,6 +151,7 @@ class Union(ctypes.Union):
     """A union of the specification."""
 
     __slots__ = ()
+    _counts_: ClassVar[dict[str, str]] = {}
 
 
 def _refuse_unknown_members(cls: type[Structure], members: dict[str, Any]) -> None:
@@ -149,6 +168,54 @@ def _wrong(owner: Any, name: str, value: Any, expected: str) -> NoReturn:
         f"{type(owner).__name__}.{name} was given {value!r} ({type(value).__name__}); "
         f"expected {expected}"
     )
+
+
+# -- addresses --------------------------------------------------------------------------------
+
+
+_PAGE = 4096  # bytes: no system has smaller ones
+
+
+class _Vector(ctypes.Structure):
+    _fields_ = (("base", c_void_p), ("length", ctypes.c_size_t))
+
+
+def readable(address: int, size: int) -> bool:
+    """Whether the first and the last of these bytes can be read, asked in a way that fails instead
+    of faulting. Where the system does not tell, they can.
+    """
+    last = address + size - 1
+    return _can_read(address) and (address // _PAGE == last // _PAGE or _can_read(last))
+
+
+def _can_read(address: int) -> bool:
+    if not 0 <= address < 1 << 64:
+        return False
+    read, byte = _reader(), ctypes.c_ubyte()
+    if read is None:
+        return True
+    if sys.platform == "win32":
+        return bool(read(c_void_p(-1), c_void_p(address), ctypes.byref(byte), 1, None))
+    here = _Vector(ctypes.addressof(byte), 1)
+    there = _Vector(address, 1)
+    got = read(os.getpid(), ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
+    # Only EFAULT is an answer; where the call itself is forbidden, nothing was learned.
+    return not (got < 0 and ctypes.get_errno() == errno.EFAULT)
+
+
+@functools.cache
+def _reader() -> Any:
+    """What the system reads the bytes of a process with."""
+    if sys.platform == "win32":
+        read = ctypes.WinDLL("kernel32").ReadProcessMemory
+        read.argtypes = (c_void_p, c_void_p, c_void_p, ctypes.c_size_t, c_void_p)
+        return read
+    read = getattr(ctypes.CDLL(None, use_errno=True), "process_vm_readv", None)
+    if read is not None:
+        vectors = (c_void_p, ctypes.c_ulong)
+        read.argtypes = (ctypes.c_int, *vectors, *vectors, ctypes.c_ulong)
+        read.restype = ctypes.c_ssize_t
+    return read
 
 
 # -- members ----------------------------------------------------------------------------------
@@ -181,7 +248,7 @@ class _Next(_Member):
     def __set__(self, owner: Any, value: Any) -> None:
         if isinstance(value, Structure) and value._stype_ is not None:
             if value._counts_:
-                check_counts(value)
+                check_arrays(value)
             if owner._b_base_ is None:
                 _write_address(owner, self.offset, ctypes.addressof(value))
             else:
@@ -249,10 +316,11 @@ class _Pointer(_Member):
     def __set__(self, owner: Any, value: Any) -> None:
         if value is None or isinstance(value, self.pointer):
             self.set(owner, value)
+            getattr(owner, "_given", {}).pop(self.name, None)  # nobody knows how many there are
             return
         if isinstance(value, self.element):
             if isinstance(value, Structure):
-                check_counts(value)
+                check_arrays(value)
             self.set(owner, self.pointer(value))
             length = 1
         else:
@@ -274,7 +342,7 @@ class _Pointer(_Member):
             items = [item.encode() if isinstance(item, str) else item for item in items]
         for item in items:
             if isinstance(item, Structure):
-                check_counts(item)
+                check_arrays(item)
         try:
             return (self.element * len(items))(*items)
         except TypeError:
@@ -306,6 +374,8 @@ class _String(_Member):
             value = value.encode()
         elif value is not None and not isinstance(value, bytes):
             _wrong(owner, self.name, value, "a str, or None")
+        elif value is not None and b"\0" in value:
+            _wrong(owner, self.name, value, "a string without NUL characters")
         self.set(owner, value)
 
     def __get__(self, owner: Any, kind: Any = None) -> Any:
@@ -341,7 +411,10 @@ class _WideString(_Member):
                 _wrong(owner, self.name, value, "a string without NUL characters")
             units = value.encode("utf-16-le", "surrogatepass") + b"\0\0"
             value = (WCHAR * (len(units) // 2)).from_buffer_copy(units)
-        elif value is not None and not isinstance(value, (LPCWSTR, ctypes.Array)):
+        elif isinstance(value, ctypes.Array) and value._type_ is WCHAR:
+            if all(unit.value for unit in value):
+                _wrong(owner, self.name, value, "an array of WCHAR that ends with a zero")
+        elif value is not None and not isinstance(value, LPCWSTR):
             _wrong(owner, self.name, value, "a str, or None")
         self.set(owner, value)
 
@@ -351,13 +424,23 @@ class _WideString(_Member):
         pointer = self.get(owner)
         if not pointer:
             return None
+        address = ctypes.cast(pointer, c_void_p).value or 0
         units = bytearray()
         for index in range(self._longest):
+            here = address + 2 * index
+            if (not index or here % _PAGE < 2) and not readable(here, 2):
+                raise ValueError(
+                    f"{type(owner).__name__}.{self.name} points to {address:#x}, and nothing can "
+                    f"be read at {here:#x}; pass a str"
+                )
             unit = pointer[index].value
             if unit == 0:
-                break
+                return units.decode("utf-16-le", "surrogatepass")
             units += unit.to_bytes(2, "little")
-        return units.decode("utf-16-le", "surrogatepass")
+        raise ValueError(
+            f"{type(owner).__name__}.{self.name} does not end within {self._longest} characters; "
+            "pass a str"
+        )
 
 
 class _Integer(_Member):
@@ -383,7 +466,10 @@ class _Integer(_Member):
                 f"{type(owner).__name__}.{self.name} was given {value}, which does not fit; "
                 f"expected an integer from {self.low} to {self.high}"
             )
-        self.set(owner, value)
+        try:
+            self.set(owner, value)
+        except TypeError:  # a float
+            _wrong(owner, self.name, value, f"an integer from {self.low} to {self.high}")
 
 
 _RANGES: dict[Any, tuple[int, int]] = {
@@ -459,12 +545,23 @@ def resolve(pointer: Any) -> Structure:
     The result shares the memory. A structure with an sType
     that this package does not know comes back as the two members that all of them have.
     """
+    address = ctypes.cast(pointer, c_void_p).value or 0
+    _require(address, VkBaseInStructure)
     header = ctypes.cast(pointer, ctypes.POINTER(VkBaseInStructure)).contents
     cls = BY_STYPE.get(header.sType)
     if cls is None:
         return header
+    _require(address, cls)
     found: Structure = ctypes.cast(pointer, ctypes.POINTER(cls)).contents
     return found
+
+
+def _require(address: int, cls: type[Structure]) -> None:
+    if not readable(address, ctypes.sizeof(cls)):
+        raise ValueError(
+            f"a pNext is {address:#x}, and nothing can be read there; assign the structure itself, "
+            "which then lives as long as the one that it follows"
+        )
 
 
 @structure
@@ -537,6 +634,25 @@ def check_counts(owner: Structure) -> None:
             raise ValueError(
                 f"{type(owner).__name__}.{count} is {claimed}, but {name} was given {length} "
                 f"element{'s' if length != 1 else ''}; leave {count} out and it is filled in"
+            )
+
+
+def check_arrays(owner: Structure) -> None:
+    """`check_counts`, and refuse bare pointers to what cannot be read."""
+    if not owner._counts_:
+        return
+    check_counts(owner)
+    given: Any = getattr(owner, "_given", ())
+    for name, count in owner._counts_.items():
+        claimed = getattr(owner, count) if name not in given else 0
+        pointer = getattr(owner, name) if claimed else None
+        if not pointer:
+            continue
+        address = ctypes.cast(pointer, c_void_p).value or 0
+        if not readable(address, claimed * ctypes.sizeof(pointer._type_)):
+            raise ValueError(
+                f"{type(owner).__name__}.{name} points to {address:#x}, and {claimed} elements "
+                "cannot be read there; assign a sequence, which is kept alive"
             )
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 from extmem.errors import DriverError, Problem, RuleViolation, Unsupported
 from extmem.rules import engine
 from extmem.vk import _constants, record
-from extmem.vk._base import Structure, VkHandle, check_counts, data_pointer
+from extmem.vk._base import Structure, VkHandle, check_arrays, data_pointer, readable
 from extmem.vk._dispatch import FORKED, Dispatch
 from extmem.vk._prototype import Param, Prototype
 from extmem.vk.queries import Queries
@@ -89,18 +89,18 @@ def _value(prototype: Prototype, param: Param, value: Any) -> Any:
 
 
 def _string(prototype: Prototype, param: Param, value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode()
-    if value is None or isinstance(value, bytes):
-        return value
-    raise _bad(prototype, param, value, "a str, or None")
+    found = value.encode() if isinstance(value, str) else value
+    if found is None or (isinstance(found, bytes) and b"\0" not in found):
+        return found
+    raise _bad(prototype, param, value, "a str without NUL characters, or None")
 
 
 def _struct(prototype: Prototype, param: Param, value: Any) -> Any:
     if isinstance(value, param.python):
-        check_counts(value)
+        check_arrays(value)
         return value
-    if value is None:
+    # No rule looks at a union.
+    if value is None and (param.optional or issubclass(param.python, Structure)):
         return None
     raise _bad(prototype, param, value, f"a {param.python.__name__}")
 
@@ -110,6 +110,8 @@ def _values(prototype: Prototype, param: Param, value: Any) -> Any:
         return None
     element = param.ctype._type_
     if isinstance(value, ctypes.Array) and value._type_ is element:
+        if issubclass(element, Structure):
+            _check_elements(value)
         return value
     if isinstance(value, element):
         value = [value]
@@ -118,7 +120,7 @@ def _values(prototype: Prototype, param: Param, value: Any) -> Any:
     items = list(value)
     for item in items:
         if isinstance(item, Structure):
-            check_counts(item)
+            check_arrays(item)
         elif isinstance(item, VkHandle) and param.python and type(item) is not param.python:
             raise _bad(prototype, param, item, f"a sequence of {param.python.__name__}")
     if element is ctypes.c_char_p:
@@ -127,6 +129,16 @@ def _values(prototype: Prototype, param: Param, value: Any) -> Any:
         return (element * len(items))(*items) if items else None
     except TypeError:
         raise _bad(prototype, param, value, f"a sequence of {element.__name__}") from None
+
+
+def _check_elements(array: Any) -> None:
+    """Look at structures in an array of the caller's own as at others."""
+    copied = getattr(array, "copied", {})
+    for index in range(len(array)):
+        item, made = array[index], copied.get(index)
+        check_arrays(item)
+        if made is not None and bytes(made) == bytes(item):
+            check_arrays(made)  # which knows how many elements it was given
 
 
 def _data(prototype: Prototype, param: Param, value: Any) -> Any:
@@ -179,14 +191,20 @@ def _check_lengths(prototype: Prototype, given: tuple[Any, ...], result: list[An
                 )
     if prototype.name in _DATA_LENGTHS:
         data, size = (names.index(name) for name in _DATA_LENGTHS[prototype.name])
-        value = given[data]
-        if isinstance(value, (bytes, bytearray, memoryview)):
-            length = memoryview(value).nbytes
-            if length < result[size]:
+        value, wanted = given[data], result[size]
+        if isinstance(value, (ctypes.c_void_p, ctypes._Pointer)):
+            value = ctypes.cast(value, ctypes.c_void_p).value
+        if isinstance(value, int):
+            if value and wanted and not readable(value, wanted):
                 raise ValueError(
-                    f"{prototype.name}: {names[size]} is {result[size]}, but {names[data]} has "
-                    f"{length} bytes"
+                    f"{prototype.name}: {names[data]} is {value:#x}, and {wanted} bytes cannot be "
+                    "read there"
                 )
+        elif value is not None and memoryview(value).nbytes < wanted:
+            raise ValueError(
+                f"{prototype.name}: {names[size]} is {wanted}, but {names[data]} has "
+                f"{memoryview(value).nbytes} bytes"
+            )
 
 
 def converted_output(prototype: Prototype, filled: Any) -> None:

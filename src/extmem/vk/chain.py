@@ -55,7 +55,14 @@ def follower(item: Any) -> Any:
         found = made.pNext if made is not None else None
         if found is not None and (ctypes.addressof(found),) == _address(item, _NEXT):
             return found
-    return item.pNext
+    found = item.pNext
+    (address,) = _address(item, _NEXT)
+    if address != (0 if found is None else ctypes.addressof(found)):
+        raise ValueError(
+            f"{type(item).__name__}.pNext is {address:#x}, which nobody assigned to it: assign the "
+            "structure itself, which is then looked at as well, and lives as long as this one"
+        )
+    return found
 
 
 def find(head: Structure | None, kind: type[T]) -> T | None:

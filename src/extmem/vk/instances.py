@@ -158,8 +158,8 @@ def vkEnumerateInstanceExtensionProperties(
     """VK_VERSION_1_0. The instance extensions of a driver, or of a layer."""
     prototype = p.vkEnumerateInstanceExtensionProperties
     command = _global(prototype, choose_driver(driver).driver)
-    layer = pLayerName.encode() if pLayerName is not None else None
-    return calls.enumerate_with(prototype, command, [layer], None, s.VkExtensionProperties)
+    arguments = calls.converted(prototype, (pLayerName,))
+    return calls.enumerate_with(prototype, command, arguments, None, s.VkExtensionProperties)
 
 
 def vkEnumerateInstanceLayerProperties(*, driver: str | None = None) -> list[s.VkLayerProperties]:
@@ -187,19 +187,19 @@ def vkCreateInstance(
 
 def _create_instance(info: Any, driver: Driver, checks: str) -> s.VkInstance:
     prototype = p.vkCreateInstance
-    application = info.pApplicationInfo if isinstance(info, s.VkInstanceCreateInfo) else None
+    arguments = calls.converted(prototype, (info, None))  # or nobody knows how long its arrays are
+    application = info.pApplicationInfo if info is not None else None
     wanted = application.contents.apiVersion if application else 0
     dispatch = Dispatch(
         driver,
         instance=0,
         device=None,
         version=wanted or int(c.VK_API_VERSION_1_0),
-        extensions=_names(info) if isinstance(info, s.VkInstanceCreateInfo) else frozenset(),
+        extensions=_names(prototype, info) if info is not None else frozenset(),
         checks=checks,
         parent=None,
     )
     dispatch.world = World("a VkInstance being made", None)
-    arguments = calls.converted(prototype, (info, None))
     if checks != "off":
         calls.check(prototype, dispatch, arguments)
     command = driver.global_command(prototype, prototype.name)
@@ -213,10 +213,21 @@ def _create_instance(info: Any, driver: Driver, checks: str) -> s.VkInstance:
     return s.VkInstance.of(dispatch.instance, dispatch)
 
 
-def _names(info: Any) -> frozenset[str]:
-    """The extensions that a create info enables."""
-    array = info.ppEnabledExtensionNames
-    return frozenset(array[i].decode() for i in range(info.enabledExtensionCount) if array)
+def _names(prototype: Prototype, info: Any) -> frozenset[str]:
+    """The extensions that a create info enables; none where there is no list of them.
+
+    TypeError where a list of names has a None, which a driver would read like a name.
+    """
+    lists = {}
+    for member, count in (("Layer", "enabledLayerCount"), ("Extension", "enabledExtensionCount")):
+        array = getattr(info, f"ppEnabled{member}Names")
+        lists[member] = found = array[: getattr(info, count)] if array else []
+        if None in found:
+            raise TypeError(
+                f"{prototype.name}: ppEnabled{member}Names[{found.index(None)}] is None; "
+                "expected a str"
+            )
+    return frozenset(name.decode(errors="replace") for name in lists["Extension"])
 
 
 def vkDestroyInstance(instance: s.VkInstance | None) -> None:
@@ -249,7 +260,9 @@ def vkCreateDevice(
     """VK_VERSION_1_0. A device; `checks` is inherited from the instance unless given."""
     prototype = p.vkCreateDevice
     above = calls.dispatch_of(prototype, physicalDevice)
+    level = checks_level(checks, above.checks)  # before there is a device that an error would leave
     arguments = calls.converted(prototype, (physicalDevice, pCreateInfo, None))
+    extensions = _names(prototype, pCreateInfo) if pCreateInfo is not None else frozenset()
     if above.checks != "off":
         calls.check(prototype, above, arguments)
     box = ctypes.c_void_p()
@@ -261,17 +274,32 @@ def vkCreateDevice(
         instance=above.instance,
         device=box.value or 0,
         version=min(above.version, properties.apiVersion),
-        extensions=_names(pCreateInfo),
-        checks=checks_level(checks, above.checks),
+        extensions=extensions,
+        checks=level,
         parent=above,
     )
     dispatch.physical = int(physicalDevice)
     device = s.VkDevice.of(dispatch.device or 0, dispatch)
     dispatch.world = World(f"the VkDevice {int(device):#x}", above.world)
-    queues = int(pCreateInfo.queueCreateInfoCount)  # families with at least one each
-    dispatch.world.add("VkDevice", int(device), features=_features(pCreateInfo), queues=queues)
+    families = _families(pCreateInfo)
+    dispatch.world.add(
+        "VkDevice",
+        int(device),
+        features=_features(pCreateInfo),
+        queues=len(families),
+        families=families,
+    )
     above.world.add("VkDevice", int(device))
     return device
+
+
+def _families(info: Any) -> dict[int, int]:
+    """The queue families that a create info asks for queues of, and how many of each."""
+    found: dict[int, int] = {}
+    for index in range(info.queueCreateInfoCount if info.pQueueCreateInfos else 0):
+        each = info.pQueueCreateInfos[index]
+        found[each.queueFamilyIndex] = max(found.get(each.queueFamilyIndex, 0), each.queueCount)
+    return found
 
 
 def _features(info: Any) -> frozenset[str]:

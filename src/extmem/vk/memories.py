@@ -451,9 +451,9 @@ def vkUnmapMemory(device: s.VkDevice, memory: int) -> None:
 
 def vkUnmapMemory2(device: s.VkDevice, pMemoryUnmapInfo: s.VkMemoryUnmapInfo) -> None:
     """VK_VERSION_1_4, VK_KHR_map_memory2. As vkUnmapMemory, from a structure."""
-    given = (device, pMemoryUnmapInfo)
-    calls.converted(p.vkUnmapMemory2, given)
-    _unmap(p.vkUnmapMemory2, device, pMemoryUnmapInfo.memory, given)
+    info = pMemoryUnmapInfo
+    memory = info.memory if isinstance(info, s.VkMemoryUnmapInfo) else None
+    _unmap(p.vkUnmapMemory2, device, memory, (device, info))
 
 
 def _unmap(prototype: Prototype, device: Any, memory: Any, given: tuple[Any, ...]) -> None:

@@ -7,6 +7,7 @@ next call, so those answers live as long as the call.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from extmem.vk.sync_queries import Descriptor, External, SyncQueries
 if os.name != "nt":
     from extmem.handles import posix
 
-__all__ = ["Descriptor", "External", "Limits", "Needs", "Queries"]
+__all__ = ["Descriptor", "External", "ImageLimits", "Limits", "Needs", "Queries"]
 
 DEDICATED_ONLY = int(c.VK_EXTERNAL_MEMORY_FEATURE_DEDICATED_ONLY_BIT)
 _DISJOINT = int(c.VK_IMAGE_CREATE_DISJOINT_BIT)
@@ -48,6 +49,14 @@ class Limits(NamedTuple):
     allocations: int  # maxMemoryAllocationCount
     atom: int  # nonCoherentAtomSize
     vendor: int = 0  # vendorID
+
+
+class ImageLimits(NamedTuple):
+    """How large images of a kind may be."""
+
+    extent: tuple[int, int, int]  # width, height, depth
+    layers: int
+    samples: int  # a mask of VkSampleCountFlagBits
 
 
 class Queries(SyncQueries):
@@ -94,6 +103,57 @@ class Queries(SyncQueries):
             )
 
         answer: Limits = self._once("limits", ask)
+        return answer
+
+    def queue_counts(self, physical: int) -> tuple[int, ...]:
+        """How many queues each family of a physical device has."""
+
+        def ask() -> tuple[int, ...]:
+            command = self._instance.vkGetPhysicalDeviceQueueFamilyProperties
+            count = ctypes.c_uint32()
+            command(physical, count, None)
+            found = (s.VkQueueFamilyProperties * count.value)()
+            command(physical, count, found)
+            return tuple(int(each.queueCount) for each in found)
+
+        answer: tuple[int, ...] = self._once(("queue counts", physical), ask)
+        return answer
+
+    def largest_buffer(self) -> int:
+        """maxBufferSize in bytes; 0 if the device does not say."""
+
+        def ask() -> int:
+            known = self._dispatch.enabled("VK_VERSION_1_3")
+            if not known and not self._dispatch.enabled("VK_KHR_maintenance4"):
+                return 0
+            found = s.VkPhysicalDeviceMaintenance4Properties()
+            box = s.VkPhysicalDeviceProperties2(pNext=found)
+            self._instance.vkGetPhysicalDeviceProperties2(self._dispatch.physical, box)
+            return int(found.maxBufferSize)
+
+        return int(self._once("largest buffer", ask))
+
+    def image_limits(
+        self, form: int, kind: int, tiling: int, usage: int, flags: int
+    ) -> ImageLimits | None:
+        """The limits of plain images; None if the device makes none such."""
+
+        def ask() -> ImageLimits | None:
+            box = s.VkImageFormatProperties()
+            result = self._instance.vkGetPhysicalDeviceImageFormatProperties(
+                self._dispatch.physical, form, kind, tiling, usage, flags, box
+            )
+            if result != 0:
+                return None
+            extent = box.maxExtent
+            return ImageLimits(
+                (extent.width, extent.height, extent.depth),
+                int(box.maxArrayLayers),
+                int(box.sampleCounts),
+            )
+
+        key = ("image limits", form, kind, tiling, usage, flags)
+        answer: ImageLimits | None = self._once(key, ask)
         return answer
 
     def identity(self) -> tuple[bytes, bytes] | None:

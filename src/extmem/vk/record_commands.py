@@ -10,7 +10,20 @@ from extmem.vk._base import Structure
 from extmem.vk._dispatch import Dispatch
 from extmem.world import Record, World
 
-__all__ = ["CHANGES", "command_buffer_facts", "memories", "recorded"]
+__all__ = [
+    "CHANGES",
+    "EXECUTABLE",
+    "INITIAL",
+    "RECORDING",
+    "command_buffer_facts",
+    "memories",
+    "recorded",
+]
+
+# The states of a command buffer; anything else says why it cannot be used.
+INITIAL, RECORDING, EXECUTABLE = "initial", "recording", "executable"
+_SPENT = "it was recorded to be submitted once, and it was"
+_ONCE = 1  # VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT
 
 
 def command_buffer_facts(info: Any) -> dict[str, Any]:
@@ -18,6 +31,8 @@ def command_buffer_facts(info: Any) -> dict[str, Any]:
     return {
         "pool": info.commandPool,
         "level": info.level,
+        "state": INITIAL,
+        "once": False,  # to be submitted once
         "uses": set(),  # the buffers and images that its commands touch, by kind and handle
         "calls": set(),  # secondary command buffers
         "tells": False,  # it sets an event, by which the host can see how far it came
@@ -54,15 +69,31 @@ def _items(array: Any, count: int) -> Iterator[Any]:
         yield array[index]
 
 
-def _forget(record: Record | None) -> None:
+def _forget(record: Record) -> None:
+    record.facts["uses"] = set()
+    record.facts["calls"] = set()
+    record.facts["tells"] = False
+
+
+def _reset(dispatch: Dispatch, arguments: list[Any]) -> None:
+    record = dispatch.world.find("VkCommandBuffer", int(arguments[0]))
     if record is not None:
-        record.facts["uses"] = set()
-        record.facts["calls"] = set()
-        record.facts["tells"] = False
+        _forget(record)
+        record.facts["state"] = INITIAL
 
 
 def _begun(dispatch: Dispatch, arguments: list[Any]) -> None:
-    _forget(dispatch.world.find("VkCommandBuffer", int(arguments[0])))
+    record = dispatch.world.find("VkCommandBuffer", int(arguments[0]))
+    if record is not None:
+        _forget(record)
+        record.facts["state"] = RECORDING
+        record.facts["once"] = bool(arguments[1].flags & _ONCE)
+
+
+def _ended(dispatch: Dispatch, arguments: list[Any]) -> None:
+    record = dispatch.world.find("VkCommandBuffer", int(arguments[0]))
+    if record is not None:
+        record.facts["state"] = EXECUTABLE
 
 
 def _pool_reset(dispatch: Dispatch, arguments: list[Any]) -> None:
@@ -70,6 +101,28 @@ def _pool_reset(dispatch: Dispatch, arguments: list[Any]) -> None:
     for record in list(dispatch.world.objects.get("VkCommandBuffer", {}).values()):
         if record.parent is pool:
             _forget(record)
+            record.facts["state"] = INITIAL
+
+
+def _spent(dispatch: Dispatch, commands: list[int]) -> None:
+    """They were submitted."""
+    for value in commands:
+        record = dispatch.world.find("VkCommandBuffer", value)
+        if record is not None and record.facts["once"]:
+            record.facts["state"] = _SPENT
+
+
+def _submitted(dispatch: Dispatch, arguments: list[Any]) -> None:
+    for index in range(arguments[1]):
+        info = arguments[2][index]
+        _spent(dispatch, _handles(info.pCommandBuffers, info.commandBufferCount))
+
+
+def _submitted2(dispatch: Dispatch, arguments: list[Any]) -> None:
+    for index in range(arguments[1]):
+        info = arguments[2][index]
+        infos = _items(info.pCommandBufferInfos, info.commandBufferInfoCount)
+        _spent(dispatch, [int(each.commandBuffer or 0) for each in infos])
 
 
 # Members and parameters that name what a command touches.
@@ -124,6 +177,9 @@ def _touched(uses: set[tuple[str, int]], item: Any) -> None:
 
 CHANGES: dict[str, Callable[[Dispatch, list[Any]], None]] = {
     "vkBeginCommandBuffer": _begun,
-    "vkResetCommandBuffer": _begun,
+    "vkEndCommandBuffer": _ended,
+    "vkResetCommandBuffer": _reset,
     "vkResetCommandPool": _pool_reset,
+    "vkQueueSubmit": _submitted,
+    "vkQueueSubmit2": _submitted2,
 }

@@ -48,7 +48,7 @@ class Likeness:
             return f"its descriptor is a {other.what}, and this driver's are {self.what}s"
         if other.major != self.major:
             return f"its descriptor is of device {other.major}, and this driver's of {self.major}"
-        if other.size < self.size:
+        if other.size != self.size:
             return f"its descriptor has {other.size} bytes, and this driver's have {self.size}"
         return ""
 

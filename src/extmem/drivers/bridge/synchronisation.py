@@ -282,9 +282,15 @@ class Signals:
 
     def imports_fd(self, below: Command, device: int, info: Any) -> int:
         """vkImportSemaphoreFdKHR, vkImportFenceFdKHR: what is imported by them has no handle."""
-        result = int(below(device, info))
         signal = getattr(info, self._sort.object)
         made = self._made.get(signal)
+        if made is not None and info.handleType == FD and info.fd >= 0:
+            try:
+                self._examine(device, info.fd, made.timeline)
+            except (Refused, OSError) as problem:
+                log.info("vkImport%sFdKHR: %s", self._sort.kind, problem)
+                return INVALID
+        result = int(below(device, info))
         if result == 0 and made is not None:
             nobody = self._passport(NT, made.timeline, made.flags)
             payload = Shared(self._sort.kind, 0, Terms(), nobody)
