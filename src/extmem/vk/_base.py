@@ -94,8 +94,9 @@ class Structure(ctypes.Structure, metaclass=_StructureType):
 
     # `_given` remembers how many elements each pointer member was given, so that a count that
     # reaches past them is found before a driver reads there. `_next` is the structure that pNext
-    # was given, and `_keeps` what a structure that was found behind a pointer depends on.
-    __slots__ = ("__weakref__", "_given", "_keeps", "_next")
+    # was given, and `_keeps` what a structure that was found behind a pointer depends on. `_alone`
+    # is the array of one element that it is, once somebody needed that (`extmem.vk.submits`).
+    __slots__ = ("__weakref__", "_alone", "_given", "_keeps", "_next")
     _stype_: ClassVar[int | None] = None
     _counts_: ClassVar[dict[str, str]] = {}
 
@@ -176,8 +177,10 @@ def _wrong(owner: Any, name: str, value: Any, expected: str) -> NoReturn:
 _PAGE = 4096  # bytes: no system has smaller ones
 
 
-class _Vector(ctypes.Structure):
-    _fields_ = (("base", c_void_p), ("length", ctypes.c_size_t))
+_pack_vector = Struct("PN").pack  # an iovec: address and length
+
+# Where what is read for a try goes; nobody looks at it.
+_nowhere = ctypes.c_ubyte()
 
 
 def readable(address: int, size: int) -> bool:
@@ -191,14 +194,13 @@ def readable(address: int, size: int) -> bool:
 def _can_read(address: int) -> bool:
     if not 0 <= address < 1 << 64:
         return False
-    read, byte = _reader(), ctypes.c_ubyte()
+    read = _reader()
     if read is None:
         return True
     if sys.platform == "win32":
-        return bool(read(c_void_p(-1), c_void_p(address), ctypes.byref(byte), 1, None))
-    here = _Vector(ctypes.addressof(byte), 1)
-    there = _Vector(address, 1)
-    got = read(os.getpid(), ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
+        return bool(read(c_void_p(-1), c_void_p(address), ctypes.byref(_nowhere), 1, None))
+    here = _pack_vector(ctypes.addressof(_nowhere), 1)
+    got = read(os.getpid(), here, 1, _pack_vector(address, 1), 1, 0)
     # Only EFAULT is an answer; where the call itself is forbidden, nothing was learned.
     return not (got < 0 and ctypes.get_errno() == errno.EFAULT)
 
@@ -212,7 +214,7 @@ def _reader() -> Any:
         return read
     read = getattr(ctypes.CDLL(None, use_errno=True), "process_vm_readv", None)
     if read is not None:
-        vectors = (c_void_p, ctypes.c_ulong)
+        vectors = (c_char_p, ctypes.c_ulong)
         read.argtypes = (ctypes.c_int, *vectors, *vectors, ctypes.c_ulong)
         read.restype = ctypes.c_ssize_t
     return read
@@ -316,7 +318,8 @@ class _Pointer(_Member):
     def __set__(self, owner: Any, value: Any) -> None:
         if value is None or isinstance(value, self.pointer):
             self.set(owner, value)
-            getattr(owner, "_given", {}).pop(self.name, None)  # nobody knows how many there are
+            if value is not None:  # and nobody knows how many there are
+                getattr(owner, "_given", {}).pop(self.name, None)
             return
         if isinstance(value, self.element):
             if isinstance(value, Structure):
@@ -546,22 +549,27 @@ def resolve(pointer: Any) -> Structure:
     that this package does not know comes back as the two members that all of them have.
     """
     address = ctypes.cast(pointer, c_void_p).value or 0
-    _require(address, VkBaseInStructure)
+    if not readable(address, _HEAD):
+        raise _dangling(address)
     header = ctypes.cast(pointer, ctypes.POINTER(VkBaseInStructure)).contents
     cls = BY_STYPE.get(header.sType)
     if cls is None:
         return header
-    _require(address, cls)
+    last = address + ctypes.sizeof(cls) - 1
+    if last // _PAGE != (address + _HEAD - 1) // _PAGE and not _can_read(last):
+        raise _dangling(address)
     found: Structure = ctypes.cast(pointer, ctypes.POINTER(cls)).contents
     return found
 
 
-def _require(address: int, cls: type[Structure]) -> None:
-    if not readable(address, ctypes.sizeof(cls)):
-        raise ValueError(
-            f"a pNext is {address:#x}, and nothing can be read there; assign the structure itself, "
-            "which then lives as long as the one that it follows"
-        )
+_HEAD = 2 * ctypes.sizeof(c_void_p)  # bytes that every extensible structure starts with
+
+
+def _dangling(address: int) -> ValueError:
+    return ValueError(
+        f"a pNext is {address:#x}, and nothing can be read there; assign the structure itself, "
+        "which then lives as long as the one that it follows"
+    )
 
 
 @structure
@@ -639,11 +647,14 @@ def check_counts(owner: Structure) -> None:
 
 def check_arrays(owner: Structure) -> None:
     """`check_counts`, and refuse bare pointers to what cannot be read."""
-    if not owner._counts_:
+    counts = owner._counts_
+    if not counts:
         return
     check_counts(owner)
     given: Any = getattr(owner, "_given", ())
-    for name, count in owner._counts_.items():
+    if len(given) == len(counts):
+        return
+    for name, count in counts.items():
         claimed = getattr(owner, count) if name not in given else 0
         pointer = getattr(owner, name) if claimed else None
         if not pointer:

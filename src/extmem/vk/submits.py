@@ -25,9 +25,14 @@ def vkQueueSubmit(queue: s.VkQueue, submitCount: int, pSubmits: Any, fence: int 
     """VK_VERSION_1_0."""
     if type(pSubmits) is list and len(pSubmits) == submitCount == 1 and type(queue) is VkQueue:
         dispatch: Any = queue.dispatch
-        if dispatch is not None and dispatch.unchecked and type(pSubmits[0]) is VkSubmitInfo:
-            check_counts(pSubmits[0])
-            result = dispatch.vkQueueSubmit(queue, 1, _one_of_1(pSubmits[0]), fence or 0)
+        info = pSubmits[0]
+        if dispatch is not None and dispatch.unchecked and type(info) is VkSubmitInfo:
+            check_counts(info)
+            try:
+                alone = info._alone
+            except AttributeError:  # the first time
+                alone = info._alone = _one_of_1(info)
+            result = dispatch.vkQueueSubmit(queue, 1, alone, fence or 0)
             if result:
                 calls.raise_for(p.vkQueueSubmit, result)
             return
@@ -38,9 +43,14 @@ def vkQueueSubmit2(queue: s.VkQueue, submitCount: int, pSubmits: Any, fence: int
     """VK_VERSION_1_3, VK_KHR_synchronization2."""
     if type(pSubmits) is list and len(pSubmits) == submitCount == 1 and type(queue) is VkQueue:
         dispatch: Any = queue.dispatch
-        if dispatch is not None and dispatch.unchecked and type(pSubmits[0]) is VkSubmitInfo2:
-            check_counts(pSubmits[0])
-            result = dispatch.vkQueueSubmit2(queue, 1, _one_of_2(pSubmits[0]), fence or 0)
+        info = pSubmits[0]
+        if dispatch is not None and dispatch.unchecked and type(info) is VkSubmitInfo2:
+            check_counts(info)
+            try:
+                alone = info._alone
+            except AttributeError:  # the first time
+                alone = info._alone = _one_of_2(info)
+            result = dispatch.vkQueueSubmit2(queue, 1, alone, fence or 0)
             if result:
                 calls.raise_for(p.vkQueueSubmit2, result)
             return
