@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import gc
 import os
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from typing import Any, ClassVar
 
 import pytest
@@ -23,6 +25,7 @@ from tests.support import drivers
 from tests.support.bare import SIZE, Bare
 from tests.support.leaks import held, left_over
 from tests.support.second import Channel
+from tests.support.strict import driver_cannot
 
 __all__ = ["Scene", "serve"]
 
@@ -109,6 +112,15 @@ class Scene(Bare):
         """Import memory by a Windows handle or name; by default as OPAQUE_WIN32."""
         info = vk.VkImportMemoryWin32HandleInfoKHR(handleType=handle_type, handle=handle, name=name)
         return self.allocate(info, **members)
+
+    def telling(self, fd: int) -> int:
+        """The same descriptor. Skips where descriptors do not tell what they are of: those of
+        NVIDIA are all of one device file, and then the specification calls much undecidable.
+        """
+        if stat.S_ISCHR(os.fstat(fd).st_mode):
+            os.close(fd)
+            driver_cannot("its descriptors do not tell which payload they are of")
+        return fd
 
     def shared(self, types: int = 2, *chain: Any, **members: Any) -> Any:
         """Memory that can be exported; by default as OPAQUE_WIN32."""
@@ -257,12 +269,14 @@ def _describe(outcome: dict[str, Any], error: BaseException) -> None:
 # -- the process ----------------------------------------------------------------------------------
 
 
-def serve(channel: Channel, driver: str) -> None:
-    """Try each case that is named, until nobody names one any more."""
-    import tests.crash.cases  # noqa: F401 - which register themselves
-
+def serve(channel: Channel, driver: str, module: str) -> None:
+    """Try each case that is named, until nobody names one any more. They register themselves when
+    their module is imported.
+    """
+    import_module(module)
     drivers.warm(driver)
     scene = _open(driver)
+    channel.send("ready")
     while True:
         try:
             name, _ = channel.receive()

@@ -44,9 +44,11 @@ class Trap:
         return self.case.__module__.rpartition(".")[2].removesuffix("_traps")
 
     def wrong(self, outcome: dict[str, Any]) -> str | None:
-        """What should not have been; None if it ended as it should."""
+        """What should not have been; None if it ended as it should, or could not be tried."""
         if outcome["left"]:
             return "; ".join(outcome["left"])
+        if "skipped" in outcome:
+            return None
         if outcome["error"] is None:
             return "it succeeded"
         if any(rule in outcome["rules"] for rule in self.rules):

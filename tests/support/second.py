@@ -87,6 +87,10 @@ class Other(Channel):
         self._log = log
         self._answer: tuple[Any] | None = None
 
+    def wait_no_longer_than(self, seconds: float) -> None:
+        """How long each message may take from now on."""
+        self._end.timeout = seconds
+
     def receive(self) -> tuple[Any, list[int]]:
         """The next message of the function."""
         kind, content, fds = self._next()

@@ -7,7 +7,8 @@ not there ends the process, and one that waits for what nobody signals stands st
 from __future__ import annotations
 
 from extmem.rules.engine import Call, Findings, Site, rule
-from extmem.submitted import current
+from extmem.submitted import Payload, current
+from extmem.vk import _constants as c
 from extmem.world import Record
 
 # -- instances and devices ------------------------------------------------------------------------
@@ -142,10 +143,11 @@ def a_fence_that_is_not_signalled_yet(call: Call, site: Site) -> Findings:
 @rule("VUID-vkQueueSubmit-pWaitSemaphores-03238", stage="state", at="vkQueueSubmit")
 @rule("VUID-vkQueueSubmit2-semaphore-03873", stage="state", at="vkQueueSubmit2")
 def waits_for_what_is_signalled_or_will_be(call: Call, site: Site) -> Findings:
+    batches = [each for each in call.sites if each.owner in _COUNTS]
+    if not any(each.value(_COUNTS[each.owner]) for each in batches):
+        return
     changed: dict[Record, bool] = {}  # by the batches of this call, in their order
-    for batch in call.sites:
-        if batch.owner not in ("VkSubmitInfo", "VkSubmitInfo2"):
-            continue
+    for batch in batches:
         for member, record in _semaphores(call, batch, "Wait"):
             if not changed.get(record, current(record).signaled is not False):
                 yield batch.broken(
@@ -158,6 +160,10 @@ def waits_for_what_is_signalled_or_will_be(call: Call, site: Site) -> Findings:
             changed[record] = True
 
 
+# How many semaphores a batch waits for.
+_COUNTS = {"VkSubmitInfo": "waitSemaphoreCount", "VkSubmitInfo2": "waitSemaphoreInfoCount"}
+
+
 def _semaphores(call: Call, site: Site, side: str) -> list[tuple[str, Record]]:
     """The binary semaphores that a batch waits for, or signals."""
     second = site.owner == "VkSubmitInfo2"
@@ -168,6 +174,14 @@ def _semaphores(call: Call, site: Site, side: str) -> list[tuple[str, Record]]:
     for index in range(site.value(count) if array else 0):
         value = array[index].semaphore if second else array[index]
         record = call.world.find("VkSemaphore", int(value or 0))
-        if record is not None and not record.facts["timeline"]:
+        if record is not None and not record.facts["timeline"] and not _has_values(current(record)):
             found.append((f"{member}[{index}]", record))
     return found
+
+
+_D3D12_FENCE = int(c.VK_EXTERNAL_SEMAPHORE_HANDLE_TYPE_D3D12_FENCE_BIT)
+
+
+def _has_values(payload: Payload) -> bool:
+    """Whether it is D3D12's fence: to Vulkan it is binary, and its waits are for a value."""
+    return bool((payload.imported | (payload.export or 0)) & _D3D12_FENCE)

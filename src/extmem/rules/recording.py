@@ -7,6 +7,7 @@ have nothing behind a command buffer's pointer end the process.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from extmem.rules.engine import Call, Findings, Site, rule
 from extmem.vk import _prototypes
@@ -113,8 +114,9 @@ def _submitted(call: Call, site: Site) -> Iterator[tuple[str, Record]]:
         if found is not None:
             yield "commandBuffer", found
         return
-    array = site.value("pCommandBuffers")
-    for index in range(int(site.value("commandBufferCount")) if array else 0):
+    count = int(site.value("commandBufferCount"))
+    array: Any = site.value("pCommandBuffers") if count else None
+    for index in range(count if array else 0):
         found = _commands(call, array[index])
         if found is not None:
             yield f"pCommandBuffers[{index}]", found
