@@ -32,6 +32,13 @@ def instance_with_a_stranger_behind_it(here: Scene) -> None:
     vk.vkCreateInstance(info, driver=here.driver)
 
 
+@trap("VUID-VkApplicationInfo-apiVersion-04010")
+def instance_of_a_version_before_the_first(here: Scene) -> None:
+    about = vk.VkApplicationInfo(apiVersion=65535)
+    info = vk.VkInstanceCreateInfo(pApplicationInfo=about)
+    vk.vkCreateInstance(info, driver=here.driver)
+
+
 @trap("VUID-VkInstanceCreateInfo-flags-parameter")
 def instance_with_flags_that_nobody_knows(here: Scene) -> None:
     vk.vkCreateInstance(vk.VkInstanceCreateInfo(flags=1 << 30), driver=here.driver)

@@ -187,3 +187,17 @@ def some_usage_to_ask_about(call: Call, site: Site) -> Findings:
             "is 0.",
             f"Use the usage of the buffer that you will create, or chain {_USAGE_2}.",
         )
+
+
+# -- instances ------------------------------------------------------------------------------------
+
+
+@rule("VUID-VkApplicationInfo-apiVersion-04010", stage="arguments")
+def a_version_that_there_was(call: Call, site: Site) -> Findings:
+    version = int(site.value("apiVersion"))
+    if 0 < version < c.VK_API_VERSION_1_0:
+        yield site.broken(
+            "apiVersion",
+            f"is {version:#x}, a version before Vulkan 1.0; drivers crash on those.",
+            "Use VK_API_VERSION_1_0 or later (VK_MAKE_API_VERSION), or 0.",
+        )
