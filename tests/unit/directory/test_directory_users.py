@@ -308,8 +308,8 @@ def test_a_directory_that_hangs_costs_one_request(place: Place, kernel: Director
             kernel.count_handles()
             longest = max(longest, time.monotonic() - began)
         thread.join()
-        assert 0.9 < waited[0] < 3
-        assert longest < 0.5
+        assert 0.9 < waited[0] < 20
+        assert longest < 0.9  # less than one wait for the one that hangs
 
 
 @pytest.mark.parametrize(
