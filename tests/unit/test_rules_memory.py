@@ -78,6 +78,21 @@ def test_one_source(gpu: Bare) -> None:
     gpu.passes(from_fd(-1, 0), from_win32(0))  # type 0 turns an import off
 
 
+def test_what_shares_comes_with_its_extension(gpu: Bare) -> None:
+    """A driver passes over what was not enabled, and what looks shared is not."""
+    chain = f"{INFO}-pNext-pNext"
+    gpu.refuses(chain, vk.VkExportMemoryWin32HandleInfoNV(dwAccess=1))
+    gpu.refuses(chain, vk.VkExportMemoryWin32HandleInfoKHR(dwAccess=1))
+    gpu.refuses(chain, from_win32(OPAQUE_WIN32))
+    fence = vk.VkExportFenceWin32HandleInfoKHR()
+    gpu.breaks(
+        "VUID-VkFenceCreateInfo-pNext-pNext", vk.vkCreateFence, vk.VkFenceCreateInfo(pNext=fence)
+    )
+    gpu.passes(from_win32(0))  # no import, and so nothing is lost
+    host = vk.VkPhysicalDeviceExternalMemoryHostPropertiesEXT()  # a question, not to the device
+    vk.vkGetPhysicalDeviceProperties2(gpu.physical, vk.VkPhysicalDeviceProperties2(pNext=host))
+
+
 def test_structures_are_not_mixed(gpu: Bare) -> None:
     for other in (vk.VkExportMemoryAllocateInfoNV(), vk.VkExportMemoryWin32HandleInfoNV()):
         gpu.refuses(f"{INFO}-pNext-00640", exporting(), other)

@@ -21,6 +21,17 @@ __all__ = ["check", "derived", "enumeration_values", "known_bits"]
 # A chain longer than this is a circle, or garbage.
 LONGEST_CHAIN = 64
 
+# The structures that share something, or say how, and the extensions that they come with. A device
+# that was made without those passes over them, and what looks shared is not. Not here: hints, whose
+# loss changes nothing, and what Vulkan's core has taken over.
+_SHARES_BY_EXTENSION: dict[str, tuple[str, ...]] = {
+    name: providers
+    for name, providers in _validity.PROVIDED_BY.items()
+    if any(word in name for word in ("Import", "Export", "External", "KeyedMutex", "D3D12Fence"))
+    and not any(provider.startswith("VK_VERSION_") for provider in providers)
+    and name != "VkExternalMemoryAcquireUnmodifiedEXT"  # a hint
+}
+
 _values: dict[str, frozenset[int]] = {}
 _bits: dict[str, int] = {}
 
@@ -117,6 +128,7 @@ class _Walk:
                 )
                 # It may not even be what its sType says, and reading it would end the process.
                 continue
+            self.not_enabled(head, name, item)
             if name in seen and name not in _validity.REPEATABLE:
                 self.report(
                     head,
@@ -135,6 +147,27 @@ class _Walk:
                 self.call.sites.append(site)
                 self.members(site, _validity.STRUCTURES[name][1])
         self.report(head, "sType-unique", "pNext", "the chain does not end.", "Break the circle.")
+
+    def not_enabled(self, head: Site, name: str, item: Structure) -> None:
+        """A structure of an extension that the device was made without.
+
+        Only for what a device is asked: what a physical device is asked may name every extension
+        that it has. An import of handle type 0 is none, and nothing is lost with it.
+        """
+        providers = _SHARES_BY_EXTENSION.get(name)
+        dispatch = self.call.dispatch
+        if providers is None or dispatch.device is None or any(map(dispatch.enabled, providers)):
+            return
+        if "Import" in name and not getattr(item, "handleType", 0):
+            return
+        self.report(
+            head,
+            "pNext-pNext",
+            "pNext",
+            f"{name} is in the chain, but the device was made without {' or '.join(providers)}; "
+            "drivers pass over it in silence.",
+            f"Enable {' or '.join(providers)} (ppEnabledExtensionNames of VkDeviceCreateInfo).",
+        )
 
     # -- members and parameters ---------------------------------------------------------------
 
