@@ -77,7 +77,7 @@ def copy_to_a_destroyed_buffer(here: Scene) -> None:
     _copied(here, source, gone, 0, 0, 64)
 
 
-@trap(f"{_COPY}-dstBuffer-parameter", f"{_COPY}-dstBuffer-parent")
+@trap(f"{_COPY}-commonparent")
 def copy_to_a_buffer_of_another_device(here: Scene) -> None:
     _copied(here, here.bound(), here.other.buffer(), 0, 0, 64)
 

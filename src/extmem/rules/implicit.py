@@ -344,7 +344,7 @@ class _Walk:
             return
         owner = elsewhere(type_name, int(value), world)
         if owner is not None:
-            kind = _foreign(site, name)
+            kind = _foreign(site, name, type_name)
             self.report(
                 site,
                 kind,
@@ -414,14 +414,17 @@ def _derived_members(owner: str, entries: tuple[_validity.Entry, ...]) -> set[st
     return found
 
 
-def _foreign(site: Site, name: str) -> str:
+def _foreign(site: Site, name: str, type_name: str) -> str:
     """Which rule a handle of another device or instance breaks.
 
-    Commands have one per parameter; structures one for all their handles together, and none if
-    there is only one handle: it then is simply not a valid one.
+    Commands have one per parameter whose parent is a parameter, too, and one for all the others
+    together. Structures have one for all their handles together, and none if there is only one
+    handle: it then is simply not a valid one.
     """
     if isinstance(site.subject, dict):
-        return f"{name}-parent"
+        parent = _validity.PARENTS.get(type_name)
+        with_parent = any(entry[2] == parent for entry in _validity.COMMANDS[site.owner])
+        return f"{name}-parent" if with_parent else "commonparent"
     members = _validity.STRUCTURES[site.owner][1]
     several = sum(entry[1] in ("handle", "handles") for entry in members) > 1
     return "commonparent" if several else f"{name}-parameter"
