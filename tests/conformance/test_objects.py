@@ -193,6 +193,14 @@ def test_host_memory(gpu: Device) -> None:
 # -- on the device ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("wrong", ["a word", 3.5, object()])
+def test_what_is_no_host_memory_is_named(gpu: Device, wrong: object) -> None:
+    if not gpu.physical.can_import("host_allocation"):
+        driver_cannot("it imports no host_allocation")
+    with pytest.raises(TypeError, match="expected a Handle.*names go to name="):
+        gpu.import_memory(wrong, size=64)
+
+
 def test_copy_and_fill_through_device_memory(driver: str, gpu: Device) -> None:
     """Host to device-local, shared to another device, and back to the host."""
     with extmem.open_device(driver=driver) as other:
