@@ -27,7 +27,7 @@ from tests.support import second
 from tests.support.strict import missing
 
 SIZE = 10_000
-PATIENCE = 20.0
+PATIENCE = 60.0
 TYPES = ["opaque_fd", "opaque_win32", "opaque_win32_kmt"]
 if sys.platform == "win32":
     TYPES.remove("opaque_fd")

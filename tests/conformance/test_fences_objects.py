@@ -15,7 +15,7 @@ import extmem
 from extmem import ClosedError, Device, Fence, Unsupported
 from tests.conformance.test_semaphores_objects import later, waiting_threads
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from extmem import ClosedError, Device, RuleViolation, Semaphore, Unsupported, w
 from tests.support.clock import lasted
 from tests.support.strict import driver_cannot
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tests.support import second
 
 __all__ = ["Child"]
 
-PATIENCE = 30.0  # seconds that a case may take
+PATIENCE = 60.0  # seconds that a case may take
 _START = 60.0  # seconds until the process can try one
 
 

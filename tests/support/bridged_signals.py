@@ -46,7 +46,7 @@ _WANTED = tuple(
     for how in ("", "_fd", "_win32")
 )
 _SECOND = 1_000_000_000  # nanoseconds
-PATIENCE = 20.0  # seconds
+PATIENCE = 60.0  # seconds
 
 
 @contextmanager

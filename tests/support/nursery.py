@@ -31,7 +31,7 @@ from tests.support.wire import Wire
 
 __all__ = ["Answer", "Nursery", "Peer", "open_nursery"]
 
-_PATIENCE = 30.0  # seconds for an answer
+_PATIENCE = 60.0  # seconds for an answer
 
 
 class Answer(NamedTuple):

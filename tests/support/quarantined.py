@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 SIZE = 100_000
-PATIENCE = 20.0  # seconds for what takes a moment
+PATIENCE = 60.0  # seconds for what takes a moment
 
 _KIND = "opaque_win32" if sys.platform == "win32" else "opaque_fd"
 

@@ -38,6 +38,10 @@ __all__ = ["Channel", "Other", "OtherFailed", "run", "start"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
+# Seconds for each message of another process. A Windows Python under Wine takes two to start where it
+# is alone, and half a minute where ten programs share two cores.
+PATIENCE = 90.0
+
 
 class OtherFailed(AssertionError):
     """The second process raised, died, or took too long."""
@@ -158,7 +162,7 @@ class Other(Channel):
 def start(
     function: Callable[..., Any],
     *,
-    timeout: float = 30.0,
+    timeout: float = PATIENCE,
     inherit: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
     **arguments: Any,
@@ -197,7 +201,7 @@ def start(
             process.wait()
 
 
-def run(function: Callable[..., Any], *, timeout: float = 30.0, **arguments: Any) -> Any:
+def run(function: Callable[..., Any], *, timeout: float = PATIENCE, **arguments: Any) -> Any:
     """What a function returns that needs no messages."""
     with start(function, timeout=timeout, **arguments) as other:
         return other.result()

@@ -12,7 +12,7 @@ import extmem
 from extmem import vk
 from extmem.vk import calls
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

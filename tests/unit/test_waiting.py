@@ -315,7 +315,7 @@ def _interrupted(wait: str, delay: float) -> None:
             assert process.stdout.readline() == "waiting\n"
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
-            said, _ = process.communicate(timeout=30)
+            said, _ = process.communicate(timeout=90)
         finally:
             process.kill()
     assert said.splitlines() == ["interrupted", "ended"]
