@@ -14,6 +14,7 @@ from extmem.errors import ClosedError, Unsupported, ViewsAlive
 from extmem.examining import Examiner
 from extmem.exporting import Types
 from extmem.handles.handle import caller
+from extmem.handles.remembering import remembered
 from extmem.images.face import Images
 from extmem.memory import Memory
 from extmem.resources import Buffer
@@ -202,7 +203,7 @@ class Device(Images):
         ...             tried.size
         64
         """
-        return allocating.import_memory(
+        made = allocating.import_memory(
             self,
             handle,
             name=name,
@@ -213,6 +214,8 @@ class Device(Images):
             passport=passport,
             quarantine=quarantine,
         )
+        made._origin = remembered(handle, made)
+        return made
 
     # -- buffers --------------------------------------------------------------------------------
 
@@ -340,7 +343,7 @@ class Device(Images):
         passport: what came with the handle, if it travelled beside it
         host: whether it is one of the host; found out by the passport
         """
-        return receiving.import_semaphore(
+        made = receiving.import_semaphore(
             self,
             handle,
             name=name,
@@ -350,6 +353,8 @@ class Device(Images):
             passport=passport,
             host=host,
         )
+        made._origin = remembered(handle, made)
+        return made
 
     def fence(
         self,

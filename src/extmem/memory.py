@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -12,7 +13,7 @@ import msgspec
 
 from extmem import vk
 from extmem.capabilities import USAGE
-from extmem.errors import ClosedError, TensorError, Unsupported, ViewsAlive
+from extmem.errors import ClosedError, Unsupported, ViewsAlive
 from extmem.exporting import explained
 from extmem.handle_types import HandleType, memory_type
 from extmem.handles.handle import Handle, caller
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from extmem.device import Device
     from extmem.interop.array import Array
+    from extmem.interop.cuda.memory import CudaMemory
 
 __all__ = ["Memory"]
 
@@ -71,8 +73,11 @@ class Memory:
         self.image = image
         self._keep = keep  # host memory that was imported must outlive this object
         self._mapping = threading.Lock()
+        self._importing = threading.Lock()
         self._fetching = threading.Lock()
         self._first: Handle | None = None  # the NT handle that was fetched; its name lives with it
+        self._origin: Handle | None = None  # of an import, for CUDA: what it came by
+        self._cuda: CudaMemory | None = None  # once it was asked for
         self._forked = False  # of the process that this one was forked from
         self._made = caller()
         self.unchecked: tuple[str, ...] = ()  # of an import: what nobody said, for people
@@ -170,11 +175,21 @@ class Memory:
             )
         return np.ndarray(wanted, kind, buffer=self._bytes())
 
-    def array(self, shape: int | Sequence[int], dtype: Any = "uint8", *, offset: int = 0) -> Array:
+    def array(
+        self,
+        shape: int | Sequence[int],
+        dtype: Any = "uint8",
+        *,
+        offset: int = 0,
+        device: str | None = None,
+    ) -> Array:
         """Some of the bytes as an array that NumPy, PyTorch and others take, without a copy.
 
         dtype: a number type as NumPy takes it, or "bfloat16"
         offset: bytes from the beginning, a multiple of the type's alignment
+        device: "cpu" or "cuda"; None for CUDA where the extra "cuda" is installed, CUDA sees this
+            GPU and this memory can be exported to it or was imported, else for the processor.
+            EXTMEM_TENSORS=cpu or cuda decides for all that say nothing
 
         >>> import extmem, numpy
         >>> with extmem.open_device(driver="embedded") as gpu, gpu.allocate(24) as memory:
@@ -185,12 +200,40 @@ class Memory:
         """
         from extmem.interop.array import Array
 
-        return Array(self, shape, dtype, offset)
+        return Array(self, shape, dtype, offset, device=device)
+
+    def cuda(self) -> CudaMemory:
+        """This memory as CUDA has it: imported there when it is first asked for, by a handle that
+        is exported for that, or by the one that this memory came by. It is closed with this memory;
+        tensors of it keep the bytes beyond that.
+
+        Unsupported, with the UUIDs of both sides, if CUDA sees another GPU.
+        """
+        from extmem.handles.remembering import origin
+        from extmem.interop.cuda.taking import MEMORY
+
+        _ = self.handle  # says why, where it is closed
+        with self._importing:
+            if self._cuda is None:
+                from extmem.interop.cuda.memory import import_memory
+
+                with origin(self, tuple(MEMORY)) as handle:
+                    self._cuda = import_memory(handle)
+                self._cuda.owner = weakref.ref(self)
+            return self._cuda
+
+    @property
+    def gives_handles(self) -> bool:
+        """Whether there is a handle of it that others, as CUDA, could import."""
+        return bool(self.exported) or self._origin is not None
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """Where the bytes are, for DLPack: in the processor's memory, if it can see them at all."""
-        self._need_visible()
-        return (1, 0)
+        """Where the bytes are, for DLPack, as `Array.__dlpack_device__`: with the processor or with
+        CUDA, as for `array(device=None)`.
+        """
+        from extmem.interop.placing import place
+
+        return (1, 0) if place(self) == "cpu" else (2, self.cuda().gpu.number)
 
     def __dlpack__(
         self,
@@ -212,15 +255,9 @@ class Memory:
         ...     del tensor
         ((16,), 7)
         """
-        self._need_visible()
         return self.array(self.size).__dlpack__(
             stream=stream, max_version=max_version, dl_device=dl_device, copy=copy
         )
-
-    def _need_visible(self) -> None:
-        """Of what is made for other libraries, which know no error of ours but BufferError."""
-        if not self.host_visible:
-            raise TensorError(self._not_visible())
 
     def _not_visible(self) -> str:
         return (
@@ -348,15 +385,19 @@ class Memory:
         self._vk = None  # at once: whatever fails from here on, it is never freed again
         self._keep = None
         self.device._forget(self)
-        first, self._first = self._first, None
-        if first is not None:
-            first.close()
+        for each in (self._first, self._origin, self._cuda):
+            if each is not None:
+                each.close()
+        self._first = self._origin = self._cuda = None
 
     def _give_up(self) -> None:
         """In a forked child: forget what belongs to the parent, without a word to the driver."""
         self._vk, self._forked = None, True
-        if self._first is not None and not self._first.closed:
-            self._first.detach()  # a number that means something to the parent alone
+        for each in (self._first, self._origin):
+            if each is not None and not each.closed:
+                each.detach()  # a number that means something to the parent alone
+        if self._cuda is not None:
+            self._cuda.give_up()
 
     def _close_when_unused(self) -> None:
         """Close now, or as soon as the last view is gone."""

@@ -24,6 +24,7 @@ from extmem.vk._dispatch import FORKED
 
 if TYPE_CHECKING:
     from extmem.device import Device
+    from extmem.interop.cuda.semaphores import CudaSemaphore
 
 __all__ = ["Fence", "Semaphore", "Synchronizer"]
 
@@ -241,6 +242,9 @@ class Semaphore(Synchronizer):
         super().__init__(device, handle, timeline=timeline, **rest)
         self.reader = Counter(device.handle, handle, self.life)
         self._quick: Callable[[int], bool] | None = None
+        self._origin: Handle | None = None  # of an import, for CUDA: what it came by
+        self._cuda: CudaSemaphore | None = None  # once it was asked for
+        self._fetching_for_cuda = threading.Lock()
         self._dispatch: Any = handle.dispatch
 
     @property
@@ -310,7 +314,35 @@ class Semaphore(Synchronizer):
         Threads and tasks that wait for it get a ClosedError.
         """
         self._quick = None
+        for each in (self._origin, self._cuda):
+            if each is not None:
+                each.close()
+        self._origin = self._cuda = None
         super().close()
+
+    def _give_up(self) -> None:
+        super()._give_up()
+        if self._origin is not None and not self._origin.closed:
+            self._origin.detach()
+        if self._cuda is not None:
+            self._cuda.give_up()
+
+    def cuda(self) -> CudaSemaphore:
+        """This semaphore as CUDA has it, for its streams: imported there when it is first asked
+        for, and closed with this one.
+
+        Unsupported, with the UUIDs of both sides, if CUDA sees another GPU.
+        """
+        from extmem.handles.remembering import origin
+        from extmem.interop.cuda.semaphores import import_semaphore
+        from extmem.interop.cuda.taking import TIMELINES
+
+        _ = self.handle  # says why, where it is closed
+        with self._fetching_for_cuda:
+            if self._cuda is None:
+                with origin(self, tuple(TIMELINES)) as handle:
+                    self._cuda = import_semaphore(handle)
+            return self._cuda
 
     def wait(self, value: int, timeout: float | None = None) -> None:
         """Wait until the timeline has reached a value.

@@ -18,7 +18,7 @@ from extmem.handles.directory import protocol as p
 from extmem.handles.system import kernel
 from extmem.share import channel, parcels, trials
 from extmem.share.passport import Passport, Place, any_passport
-from tests.fuzz import directory, frames, mutation, seeds
+from tests.fuzz import directory, frames, mutation, seeds, streams
 
 __all__ = ["BROKEN", "TARGETS", "Target"]
 
@@ -169,6 +169,12 @@ TARGETS = {
         4096,
     ),
     "answer": Target(_plain(answer), (parcels.Lie,), seeds.of_answers, mutation.of_packet, 4096),
+    "greeting": Target(
+        _plain(streams.greeting), (ValueError,), streams.of_greetings, mutation.of_packet, 4096
+    ),
+    "fields": Target(
+        _plain(streams.fields), (ValueError,), streams.of_fields, mutation.of_packet, 4096
+    ),
     "channel": Target(
         _channel,
         (ConnectionAbortedError, PermissionError, EOFError),

@@ -10,16 +10,31 @@ view of the memory until the consumer is done.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
+from operator import index
 from typing import Any
 
 import numpy as np
 
 from extmem.errors import TensorError
 
-__all__ = ["BFLOAT16", "CPU", "Described", "describe", "export"]
+__all__ = [
+    "BFLOAT16",
+    "CPU",
+    "CUDA",
+    "Described",
+    "check_reach",
+    "checked",
+    "compact",
+    "describe",
+    "export",
+    "kind_of",
+]
 
 CPU = (1, 0)  # kDLCPU, and there is one
+CUDA = 2  # kDLCUDA, with the number of the GPU
 
 BFLOAT16 = "bfloat16"
 
@@ -60,6 +75,70 @@ _DEVICES = {
 
 # Since 2.1 NumPy makes capsules of DLPack 1.0, which have flags.
 _NUMPY_HAS_VERSIONS = np.lib.NumpyVersion(np.__version__) >= "2.1.0"
+
+
+# -- what elements are ----------------------------------------------------------------------------
+
+
+def kind_of(dtype: Any) -> tuple[str, np.dtype[Any]]:
+    """The name of an element type, and what its elements are to NumPy.
+
+    >>> kind_of("float32"), kind_of("bfloat16")
+    (('float32', dtype('float32')), ('bfloat16', dtype('uint16')))
+    """
+    if str(dtype) == BFLOAT16:
+        return BFLOAT16, np.dtype("uint16")  # the same bits
+    kind = np.dtype(dtype)
+    if kind.kind not in "biufc":
+        raise TypeError(
+            f"dtype is {kind}; an array has numbers: bool, integers, floats, complex numbers, or "
+            f"{BFLOAT16!r} (Memory.numpy takes whatever NumPy can look at)"
+        )
+    return kind.name if kind.isnative else kind.str, kind
+
+
+def checked(
+    shape: int | Sequence[int], kind: np.dtype[Any], name: str, offset: int
+) -> tuple[tuple[int, ...], int]:
+    """A shape and an offset that can be, as whole numbers. ValueError if they cannot."""
+    wanted = (shape,) if isinstance(shape, int) else tuple(map(index, shape))
+    offset = index(offset)
+    if offset < 0:
+        raise ValueError(f"offset is {offset}; it counts bytes from the memory's beginning")
+    if any(extent < 0 for extent in wanted):
+        raise ValueError(f"shape is {wanted}; no extent can be negative")
+    if offset % kind.alignment:
+        raise ValueError(
+            f"offset is {offset}; {name} begins at multiples of {kind.alignment} bytes"
+        )
+    return wanted, offset
+
+
+def check_reach(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...] | None,
+    kind: np.dtype[Any],
+    name: str,
+    offset: int,
+    size: int,
+) -> None:
+    """ValueError if elements are beyond the end of so many bytes, or before their beginning."""
+    needed = prod(shape) * kind.itemsize
+    if strides is None or strides == compact(shape, kind.itemsize):
+        if offset + needed > size:
+            raise ValueError(
+                f"{shape} of {name} needs {needed} bytes from offset {offset} on, "
+                f"{offset + needed} in all; this memory has {size}"
+            )
+        return
+    if len(strides) != len(shape):
+        raise ValueError(f"{len(strides)} strides for {len(shape)} dimensions")
+    found = _reaching(offset, shape, strides, name, kind.itemsize)
+    if found.low < 0 or found.high > size:
+        raise ValueError(
+            f"{shape} of {name} with strides {strides} reaches from byte {found.low} to "
+            f"{found.high}; this memory has {size}"
+        )
 
 
 # -- the structures of dlpack.h -------------------------------------------------------------------
@@ -137,16 +216,18 @@ def export(
     max_version: tuple[int, int] | None = None,
     dl_device: tuple[int, int] | None = None,
     copy: bool | None = None,
+    device: tuple[int, int] = CPU,
 ) -> Any:
     """The capsule of an array, as `__dlpack__` of the Python array API gives it.
 
     bfloat16: whether its uint16 are the bits of bfloat16, which NumPy does not know
+    device: where its elements are; if not with the processor, nobody has looked at them here
     """
     if stream is not None:
         raise TensorError(
             f"stream is {stream!r}: the processor's memory has none; pass None, or leave it out"
         )
-    if dl_device is not None and (int(dl_device[0]), int(dl_device[1])) != CPU:
+    if dl_device is not None and (int(dl_device[0]), int(dl_device[1])) != device:
         raise TensorError(
             f"dl_device is {tuple(map(int, dl_device))}, but these bytes are in the processor's "
             f"memory, {CPU}: make a tensor there, and have its library move that"
@@ -169,8 +250,9 @@ def export(
         capsule: Any = elements.__dlpack__(max_version=(1, 0))  # type: ignore[call-arg, unused-ignore]
     else:
         capsule = elements.__dlpack__()
-    if copy or bfloat16:
+    if copy or bfloat16 or device != CPU:
         managed = _opened(capsule)
+        managed.dl_tensor.device_type, managed.dl_tensor.device_id = device
         if bfloat16:
             managed.dl_tensor.code = _BFLOAT
         if copy and isinstance(managed, DLManagedTensorVersioned):
@@ -191,10 +273,11 @@ class Described:
     dtype: str
     low: int  # the lowest address of any of its bytes
     high: int  # one beyond the highest; `low` if it has no elements
+    gpu: int | None = None  # CUDA's number of the GPU that it is on; None: with the processor
 
 
 def describe(tensor: Any) -> Described:
-    """What a tensor in the processor's memory says of itself. It is not consumed.
+    """What a tensor in the processor's memory, or CUDA's, says of itself. It is not consumed.
 
     >>> import numpy
     >>> found = describe(numpy.zeros((2, 3), "float32").T)
@@ -211,20 +294,22 @@ def describe(tensor: Any) -> Described:
             f"{type(tensor).__name__} is no tensor: it has no __dlpack__ and __dlpack_device__"
         )
     device, number = map(int, tensor.__dlpack_device__())
-    if (device, number) != CPU:
+    if (device, number) != CPU and device != CUDA:
         called = _DEVICES.get(device, f"DLPack's device type {device}")
         raise TensorError(
-            f"the tensor is on {called}, number {number}: only those in the processor's memory "
-            "can be found. (A copy to the processor would be nobody's memory.)"
+            f"the tensor is on {called}, number {number}: only those in the processor's memory, "
+            "and in CUDA's, can be found. (A copy to the processor would be nobody's memory.)"
         )
+    # Nobody reads the elements, so that no stream has to wait for them.
+    stream = {"stream": -1} if device == CUDA else {}
     try:
-        capsule = tensor.__dlpack__(max_version=(1, 0))
+        capsule = tensor.__dlpack__(max_version=(1, 0), **stream)
     except TypeError:  # it is older than that
-        capsule = tensor.__dlpack__()
-    return _described(_opened(capsule).dl_tensor)
+        capsule = tensor.__dlpack__(**stream)
+    return _described(_opened(capsule).dl_tensor, number if device == CUDA else None)
 
 
-def _described(tensor: DLTensor) -> Described:
+def _described(tensor: DLTensor, gpu: int | None) -> Described:
     name = _TYPES.get((tensor.code, tensor.bits))
     if name is None or tensor.lanes != 1:
         raise TensorError(
@@ -238,18 +323,23 @@ def _described(tensor: DLTensor) -> Described:
     else:
         strides = compact(shape, size)
     address = (tensor.data or 0) + tensor.byte_offset
-    return _reaching(address, shape, strides, name, size)
+    return _reaching(address, shape, strides, name, size, gpu)
 
 
 def _reaching(
-    address: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: str, size: int
+    address: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: str,
+    size: int,
+    gpu: int | None = None,
 ) -> Described:
     low = high = address
     if 0 not in shape:
         reach = [(extent - 1) * stride for extent, stride in zip(shape, strides, strict=True)]
         low += sum(each for each in reach if each < 0)
         high += sum(each for each in reach if each > 0) + size
-    return Described(address, shape, strides, dtype, low, high)
+    return Described(address, shape, strides, dtype, low, high, gpu)
 
 
 def compact(shape: tuple[int, ...], size: int) -> tuple[int, ...]:

@@ -6,25 +6,42 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from extmem.errors import ClosedError
-from extmem.interop.dlpack import CPU, export
+from extmem.interop.cuda.views import Order
+from extmem.interop.dlpack import CPU, CUDA, export
 from extmem.memory import Memory
+from extmem.resources import Buffer
 from extmem.share.slots import Fields
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from extmem.share.leases import Moment
     from extmem.share.stream import Stream
 
 __all__ = ["Draft"]
 
 
 class Draft:
-    """A frame while it is written: what `Stream.frame` is."""
+    """A frame while it is written: what `Stream.frame` is.
+
+    The processor writes it (`numpy`, a tensor), or the device does (`buffer`). What a device still
+    does when the frame is left has to be promised.
+
+    >>> import extmem
+    >>> with extmem.open_device(driver="embedded") as gpu, gpu.allocate(64) as source:
+    ...     with extmem.publish("doctest", shape=64, dtype="uint8", memory="device_local",
+    ...                         device=gpu) as stream, gpu.buffer(source) as pixels:
+    ...         with stream.frame() as frame:
+    ...             gpu.copy(pixels, frame.buffer, signal=frame.promise())
+    ...         stream.sequence
+    1
+    """
 
     def __init__(self, stream: Stream, timeout: float | None) -> None:
         self._stream = stream
         self._timeout = timeout
         self._slot: int | None = None
+        self._cuda: set[int | None] = set()  # CUDA's streams that write it; None: any
         self.fields: Fields = {}  # to go with it: numbers, text, bytes, lists and dicts of them
 
     def _own(self) -> int:
@@ -34,25 +51,70 @@ class Draft:
             )
         return self._slot
 
+    # -- what writes it -------------------------------------------------------------------------
+
     def numpy(self) -> np.ndarray[Any, Any]:
         """The slot as an array, to be written, without a copy. It has what it had last."""
-        return self._stream._slots.array(self._own())
+        return self._stream._slots.numpy(self._own())
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """Where the frame is, for DLPack: in the processor's memory."""
-        self._own()
-        return CPU
+        """Where the frame is, for DLPack: with the processor, or on CUDA's GPU."""
+        slots, slot = self._stream._slots, self._own()
+        return CPU if slots.where == "cpu" else (CUDA, slots.memories[slot].cuda().gpu.number)
 
-    def __dlpack__(self, **options: Any) -> Any:
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
         """The frame as a DLPack capsule, without a copy: `torch.from_dlpack(frame)`. The parameters
         are those of `Array.__dlpack__`.
+
+        On CUDA's GPU what the consumer's stream is given until the frame is left belongs to the
+        frame, and is promised with it.
         """
-        return export(self.numpy(), **options)
+        slots, slot = self._stream._slots, self._own()
+        if slots.where == "cuda" and dl_device != CPU:
+            found = slots.on_gpu(slot, _Written(self._cuda))
+            return found.__dlpack__(
+                stream=stream, max_version=max_version, dl_device=dl_device, copy=copy
+            )
+        return export(
+            slots.array(slot),
+            bfloat16=slots.format.bfloat16,
+            stream=stream,
+            max_version=max_version,
+            dl_device=dl_device,
+            copy=copy,
+        )
 
     @property
     def memory(self) -> Memory:
-        """The slot's memory, for work of the device that is done before the frame is left."""
+        """The slot's memory, for work of the device that is done before the frame is left, or is
+        promised.
+        """
         return self._stream._slots.memories[self._own()]
+
+    @property
+    def buffer(self) -> Buffer:
+        """The slot as a buffer, for the same. It belongs to the stream."""
+        return self._stream._slots.buffer(self._own())
+
+    def promise(self) -> list[Moment]:
+        """What the device signals when the frame is written, `[(semaphore, value)]`: the frame may
+        be left before. Subscribers have it at once and see that it is not ready; the slot is not
+        written anew before that. Who promises has to keep it, frame by frame in their order.
+
+            gpu.submit(wait=[(rendered, 7)], signal=frame.promise())
+
+        Unsupported if the device shares no timeline semaphores.
+        """
+        return [self._stream._promises.make(self._own())]
+
+    # -- the with ---------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         if self._slot is not None:
@@ -66,9 +128,46 @@ class Draft:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        slot, self._slot = self._own(), None
         self._stream._require_own()
+        slot = self._own()
+        try:
+            if self._cuda:  # also of a frame that is dropped: its slot is not free before
+                self._promise_for_cuda()
+        except BaseException:
+            self._stream._drop(slot)
+            raise
+        finally:
+            self._slot = None
         if error is None:
             self._stream._publish(slot, self.fields)
         else:
             self._stream._drop(slot)
+
+    def _promise_for_cuda(self) -> None:
+        """Have CUDA's stream say when it is done. Several are brought to one end here."""
+        from extmem.interop.cuda.driver import call
+
+        streams, self._cuda = self._cuda, set()
+        gpu = self.memory.cuda().gpu
+        timeline = self._stream._promises.timeline
+        if None in streams or timeline is None:
+            with gpu.current():
+                call("cuCtxSynchronize")
+            return
+        *others, last = [each for each in streams if each is not None]
+        with gpu.current():
+            for each in others:
+                call("cuStreamSynchronize", each)
+        ((semaphore, value),) = self.promise()
+        semaphore.cuda().signal(value, last)
+
+
+class _Written(Order):
+    """Notes which streams write a frame."""
+
+    def __init__(self, streams: set[int | None]) -> None:
+        self._streams = streams
+
+    def begin(self, stream: int | None) -> None:
+        """The consumer will write on it. The slot is free: nothing has to be waited for."""
+        self._streams.add(stream)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from extmem.drivers.embedded.limits import DRIVER_UUID
 from extmem.errors import (
@@ -18,19 +20,17 @@ from extmem.errors import (
     Unsupported,
     plain,
 )
-from extmem.interop.dlpack import CPU, export
 from extmem.opening import open_device
-from extmem.share import slots as parts
 from extmem.share.channel import Parcel, connect
+from extmem.share.frames import Frame
+from extmem.share.leases import Lease, Leases, Moment, Returns
 from extmem.share.passport import Passport
-from extmem.share.ring import OVER, Board, Offer, TakenSeat, opened_pages
-from extmem.share.slots import Fields, Greeting, Slots, listener_name
+from extmem.share.ring import OVER, Board, TakenSeat, opened_pages
+from extmem.share.slots import Greeting, Slots, listener_name
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from extmem.device import Device
-    from extmem.memory import Memory
+    from extmem.sync import Semaphore
 
 __all__ = ["AGAIN", "Frame", "Line", "reach"]
 
@@ -38,16 +38,22 @@ AGAIN = 0.02  # seconds between two attempts to reach a publisher that goes or c
 _TO_ANSWER = 5.0  # seconds that a publisher gets to answer, once it is there
 
 
-def reach(name: str, policy: str, device: Device | None, patience: float) -> Line:
-    """Join a stream."""
-    parcel, process_id = _answer(name, time.monotonic() + patience)
+def reach(
+    name: str,
+    policy: str | None,
+    device: Device | None,
+    patience: float,
+    user: int | str | None = None,
+) -> Line:
+    """Join a stream. policy: None to look on without a seat, which is given back at once."""
+    parcel, process_id = _answer(name, time.monotonic() + patience, user)
     who = f"process {process_id}, which publishes {name!r},"
     with parcel, contextlib.ExitStack() as made:
         try:
             greeting = Greeting.decode(parcel.message)
             if greeting.refusal:
                 raise StreamFull(f"{who} takes no more subscribers: {plain(greeting.refusal)}")
-            if len(parcel.handles) != greeting.slots + 2:
+            if len(parcel.handles) != greeting.slots + 2 + greeting.timeline:
                 raise ValueError(f"{len(parcel.handles)} handles for {greeting.slots} slots")
             seat = TakenSeat(opened_pages(parcel.handles[1], None, greeting.seat))
             made.callback(seat.leave)  # at once, whatever is wrong: others may want it
@@ -62,7 +68,9 @@ def reach(name: str, policy: str, device: Device | None, patience: float) -> Lin
             if isinstance(error, ExtmemError):  # a device that does not fit, and the like
                 raise
             raise _lie(who, error) from None
-        if not seat.join(policy == "all"):
+        if policy is None:
+            seat.leave()
+        elif not seat.join(policy == "all"):
             raise StreamEnded(
                 f"{who} ended the stream, or gave the seat away, before this process had taken it; "
                 "subscribe again"
@@ -77,12 +85,12 @@ def _lie(who: str, error: Exception) -> ConnectionAbortedError:
     )
 
 
-def _answer(name: str, until: float) -> tuple[Parcel, int]:
+def _answer(name: str, until: float, user: int | str | None) -> tuple[Parcel, int]:
     """What a publisher gives to a newcomer, and which process it is."""
     while True:
         left = max(until - time.monotonic(), 0)
         try:
-            with connect(listener_name(name), timeout=left) as other:
+            with connect(listener_name(name), timeout=left, user=user) as other:
                 return other.receive(timeout=max(left, _TO_ANSWER)), other.peer.process_id
         except TimeoutError:
             raise TimeoutError(
@@ -90,6 +98,10 @@ def _answer(name: str, until: float) -> tuple[Parcel, int]:
             ) from None
         except (EOFError, BrokenPipeError, ConnectionResetError):  # it ends just now
             time.sleep(AGAIN)
+        except PermissionError as error:
+            raise PermissionError(
+                errno.EACCES, f"{error.strerror}. A publisher says who may: publish(..., users=)"
+            ) from None
         except ConnectionRefusedError:
             raise ConnectionRefusedError(
                 errno.ECONNREFUSED,
@@ -102,7 +114,8 @@ def _imported(
 ) -> Line:
     """Import what came. ValueError or TypeError if it is not what it should be."""
     board, _, *handles = parcel.handles
-    shape, dtype, size = parts.format_of(greeting.shape, greeting.dtype)
+    promises = handles.pop() if greeting.timeline else None
+    format = greeting.format
     pages = opened_pages(board, greeting.slots, bytes(16))
     with contextlib.ExitStack() as made:
         opened = None
@@ -110,11 +123,16 @@ def _imported(
             device = opened = made.enter_context(_device_of(handles[0].passport))
         memories = [made.enter_context(device.import_memory(each)) for each in handles]
         smallest = min(each.size for each in memories)
-        if smallest < size:
-            raise ValueError(f"slots of {smallest} bytes for frames of {size}")
-        slots = Slots(memories, shape, dtype, writable=False, device=opened)
+        if smallest < format.size:
+            raise ValueError(f"slots of {smallest} bytes for frames of {format.size}")
+        timeline = None
+        if promises is not None:
+            timeline = made.enter_context(device.import_semaphore(promises))
+            if not timeline.timeline:
+                raise ValueError("a binary semaphore in the place of a timeline")
+        slots = Slots(memories, format, writable=False, device=opened, timeline=timeline)
         made.pop_all()
-    return Line(seat, Board(pages), slots, shape, dtype, process_id)
+    return Line(seat, Board(pages), slots, process_id)
 
 
 def _device_of(passport: object) -> Device:
@@ -134,27 +152,26 @@ def _device_of(passport: object) -> Device:
 
 class Line:
     """The connection to one publisher. It lasts for as long as anybody uses it: the subscription,
-    or a frame that is held.
+    a frame that is held, or a tensor or work of a device that keeps one.
     """
 
-    def __init__(
-        self,
-        seat: TakenSeat,
-        board: Board,
-        slots: Slots,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        process_id: int,
-    ) -> None:
+    def __init__(self, seat: TakenSeat, board: Board, slots: Slots, process_id: int) -> None:
         self.seat = seat
         self.board = board
         self.slots = slots
-        self.shape = shape
-        self.dtype = dtype
+        self.shape = slots.format.shape
+        self.dtype = slots.format.dtype
         self.process_id = process_id
+        self.leases = Leases()
+        self.returns = Returns(self._timeline)
         # One that its own thread may have twice: the collector may release a frame at any time.
         self._lock = threading.RLock()
         self._uses = 1
+
+    def _timeline(self) -> Semaphore:
+        """For CUDA, which signals when it is done."""
+        kind = "opaque_win32" if sys.platform == "win32" else "opaque_fd"
+        return self.slots.memories[0].device.semaphore(export=kind)
 
     def take(self) -> Frame | None:
         """The next frame, if it is there."""
@@ -164,6 +181,8 @@ class Line:
             self._uses += 1
         offer = None
         try:
+            if self.leases.any:
+                self.leases.settle()
             offer = self.seat.take(len(self.slots.memories))
         finally:
             if offer is None:
@@ -173,14 +192,29 @@ class Line:
         self.slots.invalidate(offer.slot)
         return Frame(self, offer)
 
-    def give_back(self, frame: Frame, soon: bool = False) -> None:
-        """A frame is held no more. soon: `take` follows."""
+    def give_back(self, frame: Frame, soon: bool = False, after: Sequence[Moment] = ()) -> None:
+        """A frame is held no more. soon: `take` follows; after: when devices are done with it"""
         with self._lock:
             slot, frame._slot = frame._slot, None
             if slot is None:
                 return
-        self.seat.give_back(slot, soon)
-        self.leave()
+            lease, frame._lease = frame._lease, None
+        if lease is None and not after:
+            self.seat.give_back(slot, soon)
+            self.leave()
+            return
+        lease = lease or self.lease_of(slot)
+        lease.release(list(after))
+        self.leases.add(lease)
+
+    def lease_of(self, slot: int) -> Lease:
+        """What keeps a slot beyond the release of its frame."""
+
+        def end() -> None:
+            self.seat.give_back(slot)
+            self.leave()
+
+        return Lease(end)
 
     def leave(self) -> None:
         """One use is over; with the last one it ends."""
@@ -189,91 +223,20 @@ class Line:
             if self._uses:
                 return
         self.seat.leave()
+        self.leases.close()
+        self.returns.close()
         self.slots.close()
+
+    def let_go(self) -> None:
+        """The publisher has died: nobody keeps its promises, and what waits for them on a device
+        must not wait for ever. It goes on, with frames that were not written to their end.
+        """
+        timeline = self.slots.timeline
+        value = max(map(self.board.ready, range(len(self.slots.memories))))
+        with contextlib.suppress(ExtmemError):  # another subscriber has said it just now
+            if timeline is not None and timeline.value < value:
+                timeline.signal(value)
 
     def lost(self) -> bool:
         """Whether the publisher is gone, and has not ended the stream."""
         return self.seat.abandoned and self.seat.state != OVER
-
-
-class Frame:
-    """A frame of a stream. It is there until the next step of the iteration, or until `release` if
-    it is kept.
-    """
-
-    __slots__ = ("__weakref__", "_kept", "_line", "_slot", "sequence", "time")
-
-    def __init__(self, line: Line, offer: Offer) -> None:
-        self._line = line
-        self._slot: int | None = offer.slot
-        self._kept = False
-        self.sequence = offer.sequence  # its number; the publisher's first one is 1
-        # When it was published: nanoseconds of `time.monotonic_ns`, one clock for all processes.
-        self.time = line.board.time(offer.slot)
-
-    def _own(self) -> int:
-        if self._slot is None:
-            raise ClosedError(
-                f"frame {self.sequence} was released: the next step of the iteration does that, "
-                "unless it is kept (Frame.keep)"
-            )
-        return self._slot
-
-    def numpy(self) -> np.ndarray[Any, Any]:
-        """The frame as an array, to be read, without a copy. It shows this frame until that is
-        released, and whatever the slot holds after that.
-        """
-        return self._line.slots.array(self._own())
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        """Where the frame is, for DLPack: in the processor's memory."""
-        self._own()
-        return CPU
-
-    def __dlpack__(self, **options: Any) -> Any:
-        """The frame as a DLPack capsule, without a copy: `torch.from_dlpack(frame)`. The parameters
-        are those of `Array.__dlpack__`. It is to be read alone; PyTorch does not mind that, and
-        whoever writes there changes the frame for all.
-        """
-        return export(self.numpy(), **options)
-
-    @property
-    def memory(self) -> Memory:
-        """The memory of its slot, for work of the device. It must not be written."""
-        return self._line.slots.memories[self._own()]
-
-    @property
-    def fields(self) -> Fields:
-        """What the publisher sent with it. ValueError if that cannot be read."""
-        return parts.decode_fields(self._line.board.fields(self._own()))
-
-    @property
-    def released(self) -> bool:
-        """Whether it may have been written anew."""
-        return self._slot is None
-
-    def keep(self) -> Self:
-        """Hold it until `release`, or the end of a `with`, beyond the steps of the iteration. It
-        takes a slot for that time.
-        """
-        self._own()
-        self._kept = True
-        return self
-
-    def release(self) -> None:
-        """Let the publisher write its slot anew. Safe to call again."""
-        self._line.give_back(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def __del__(self) -> None:
-        if getattr(self, "_slot", None) is not None:
-            self.release()
-
-    def __repr__(self) -> str:
-        state = ", released" if self._slot is None else ", kept" if self._kept else ""
-        return f"<Frame {self.sequence}{state}>"

@@ -27,7 +27,7 @@ if sys.platform != "win32":
 
 import _winapi
 
-__all__ = ["End", "Post", "dial", "pair", "refuse_unlike", "user"]
+__all__ = ["End", "Post", "dial", "listeners", "pair", "refuse_unlike", "user"]
 
 _FIRST_INSTANCE = 0x80000  # FILE_FLAG_FIRST_PIPE_INSTANCE: nobody else has that name
 _REJECT_REMOTE = 0x8  # PIPE_REJECT_REMOTE_CLIENTS
@@ -244,6 +244,19 @@ def refuse_unlike(object: str, fd: int) -> None:
 
 def _address(name: str, whose: int | str) -> str:
     return rf"\\.\pipe\extmem-{whose}-{name}"
+
+
+def listeners(beginning: str) -> dict[str, object]:
+    """The names of this user's listeners that begin so, each with what is known of it without
+    reaching it: that it is there.
+    """
+    start = _address("", user()).rpartition("\\")[2]
+    try:
+        names = os.listdir("\\\\.\\pipe\\")
+    except OSError:  # Wine has pipes, and no list of them
+        return {}
+    found = (each.removeprefix(start) for each in names if each.startswith(start + beginning))
+    return dict.fromkeys(found, "there")
 
 
 def _finish(overlapped: Any, timeout: float | None) -> int:

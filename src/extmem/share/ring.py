@@ -21,11 +21,13 @@ drops it with the process. What a subscriber that is gone had is free again; a p
 gone has ended the stream.
 
 A board has what is said of each slot's frame: its number, its time, and the fields. The publisher
-alone can write it, and does so while it has the slot.
+alone can write it, and does so while it has the slot; while it writes the frame, the number is 0.
+On the last page it says a few times a second who its subscribers are. So a stream can be looked at
+without a seat, and without a claim on any slot (`share.looking`).
 
-Frames are told of by words of the host's. A device that works on a slot without the host needs a
-timeline beside each offer, which the subscriber's device waits for; an offer has room for that, and
-nothing here stands in its way.
+Frames are told of by words of the host's. Of one that the publisher's device still writes, the
+board has a value of the publisher's timeline, which is reached when it is written
+(`share.promises`).
 """
 
 from __future__ import annotations
@@ -59,12 +61,14 @@ __all__ = [
     "GivenSeat",
     "Offer",
     "TakenSeat",
+    "Tally",
     "board_pages",
     "opened_pages",
     "seat_pages",
 ]
 
-MOST_SLOTS = MOST_HANDLES - 2  # all of them travel in one parcel, with the seat and the board
+# All of them travel in one parcel, with the seat, the board and a timeline.
+MOST_SLOTS = MOST_HANDLES - 3
 
 # How far a seat is: nobody has taken it yet, somebody has, who has left, the stream is over.
 OPEN, JOINED, LEFT, OVER = 0, 1, 2, 3
@@ -75,8 +79,12 @@ _PUBLISHER, _SUBSCRIBER, _EVERY_FRAME, _TAKEN = range(4)  # of the numbers
 # The bytes that holds lock on Linux. Nothing is written there.
 _PUBLISHERS_BYTE, _SUBSCRIBERS_BYTE = 2048, 2049
 
-_ENTRY = 4096  # bytes of the board for each slot
-_HEAD = struct.Struct("<QQQ")  # the frame's number and time, and how many bytes of fields follow
+_ENTRY = 4096  # bytes of the board for each slot, and for the readers
+_READER = struct.Struct("<QQQ")  # as `Tally` has it
+_COUNT = struct.Struct("<Q")  # of the readers that follow
+_MOST_READERS = (_ENTRY - _COUNT.size) // _READER.size
+# The frame's number and time, how many bytes of fields follow, and what its timeline has to reach.
+_HEAD = struct.Struct("<QQQQ")
 LARGEST_FIELDS = _ENTRY - _HEAD.size  # bytes, encoded
 
 # Seconds. A subscriber has the lock of its seat for microseconds, and one that lost its processor
@@ -119,7 +127,7 @@ def seat_pages(identity: bytes) -> tuple[Pages, Handle]:
 
 def board_pages(slots: int) -> tuple[Pages, Handle]:
     """The pages of a board, and the handle for the subscribers, who may read it and not write."""
-    pages, number = _new_pages(slots * _ENTRY, secrets.token_bytes(16))
+    pages, number = _new_pages((slots + 1) * _ENTRY, secrets.token_bytes(16))
     if sys.platform == "win32":
         return pages, _handle(kernel().duplicate(number, access=ACCESS_READ, close_source=True))
     try:
@@ -134,7 +142,7 @@ def opened_pages(handle: Handle, slots: int | None, identity: bytes) -> Pages:
 
     ValueError or OSError if that is something else. The handle stays the caller's.
     """
-    size = _SEAT if slots is None else slots * _ENTRY
+    size = _SEAT if slots is None else (slots + 1) * _ENTRY
     if sys.platform == "win32":
         pages = Pages.of_section(handle.value, size, identity=identity)
     else:
@@ -144,24 +152,71 @@ def opened_pages(handle: Handle, slots: int | None, identity: bytes) -> Pages:
     return pages
 
 
+class Tally(NamedTuple):
+    """A subscriber, as the publisher tells everybody."""
+
+    process_id: int
+    holds: int  # slots that it has, or has still to take
+    missed: int  # frames that were offered to it and replaced by newer ones
+
+
 class Board:
-    """What is said of the frame in each slot."""
+    """What is said of the frame in each slot, and of the readers."""
 
     def __init__(self, pages: Pages) -> None:
         self._pages = pages  # mapped for as long as this is there
         self._raw = _bytes_of(pages)
+        # To store and read a number at once, which `struct` does byte by byte.
+        self._words = self._raw.cast("Q")
 
-    def write(self, slot: int, sequence: int, when: int, fields: bytes) -> None:
-        """Say it; by the publisher, who has the slot."""
+    def write(self, slot: int, sequence: int, when: int, fields: bytes, ready: int = 0) -> None:
+        """Say it; by the publisher, who has the slot. ready: 0 if the frame is written already."""
         start = slot * _ENTRY
-        _HEAD.pack_into(self._raw, start, sequence, when, len(fields))
+        _HEAD.pack_into(self._raw, start, 0, when, len(fields), ready)
         start += _HEAD.size
         self._raw[start : start + len(fields)] = fields
+        self._words[slot * _ENTRY // 8] = sequence  # last: whoever sees it sees the rest
+
+    def clear(self, slot: int) -> None:
+        """The slot is about to be written: it has no frame."""
+        self._words[slot * _ENTRY // 8] = 0
+
+    def sequence(self, slot: int) -> int:
+        """The number of the frame in the slot, 0 while there is none."""
+        return self._words[slot * _ENTRY // 8]
+
+    def tell(self, readers: list[Tally]) -> None:
+        """Say who the subscribers are; by the publisher."""
+        readers = readers[:_MOST_READERS]
+        start = self._pages.size - _ENTRY
+        _COUNT.pack_into(self._raw, start, len(readers))
+        for at, each in enumerate(readers):
+            _READER.pack_into(self._raw, start + _COUNT.size + at * _READER.size, *each)
+
+    def readers(self) -> list[Tally]:
+        """What was said last. Of one that comes or goes just now it may be half said."""
+        start = self._pages.size - _ENTRY
+        count = min(_COUNT.unpack_from(self._raw, start)[0], _MOST_READERS)
+        return [
+            Tally(*_READER.unpack_from(self._raw, start + _COUNT.size + at * _READER.size))
+            for at in range(count)
+        ]
 
     def time(self, slot: int) -> int:
         """When the frame was published, in nanoseconds of the publisher's clock."""
         when: int = _HEAD.unpack_from(self._raw, slot * _ENTRY)[1]
         return when
+
+    def told(self, slot: int) -> tuple[int, int]:
+        """The time, and what the publisher's timeline reaches when the frame is written; 0 if it
+        is already.
+        """
+        _, when, _, ready = _HEAD.unpack_from(self._raw, slot * _ENTRY)
+        return when, ready
+
+    def ready(self, slot: int) -> int:
+        """The second of these."""
+        return self.told(slot)[1]
 
     def fields(self, slot: int) -> bytes:
         """The fields, encoded; as many bytes as there is room for, whatever is said."""
@@ -240,6 +295,7 @@ class GivenSeat(_Seat):
         super().__init__(pages)
         self.process_id = process_id  # who asked for it
         self.used = 0  # the slots that the subscriber may still look into, one bit for each
+        self.missed = 0  # frames that it never took, because newer ones came
         self.late = False  # its lock could not be had: there may be more to offer
         self._keeps_all = keeps_all
         self._offered: dict[int, int] = {}  # what is in `used`: the frame in each slot
@@ -270,7 +326,7 @@ class GivenSeat(_Seat):
             self.late = True
             if not self._wants_all:
                 self._skipped = len(self._to_offer) > 1 or self._skipped
-                del self._to_offer[:-1]
+                self._leave_out()
         used = 0
         for slot in self._offered:
             used |= 1 << slot
@@ -282,10 +338,11 @@ class GivenSeat(_Seat):
         """The same with the lock."""
         offers, new = self._offers, self._to_offer
         if new and (self._skipped or not self._wants_all):
-            for slot in self._offered:  # who wants the newest is offered one
+            for slot, sequence in self._offered.items():  # who wants the newest is offered one
+                self.missed += offers[slot] == sequence
                 offers[slot] = 0
             if not self._wants_all:
-                del new[:-1]
+                self._leave_out()
             self._skipped = False
         for slot, sequence in new:
             offers[slot] = self._offered[slot] = sequence
@@ -296,6 +353,11 @@ class GivenSeat(_Seat):
             if offers[slot] == sequence or taken >> slot & 1
         }
         new.clear()
+
+    def _leave_out(self) -> None:
+        """All that is to be offered but the newest."""
+        self.missed += max(len(self._to_offer) - 1, 0)
+        del self._to_offer[:-1]
 
     @property
     def gone(self) -> bool:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from extmem.errors import DriverError, ViewsAlive, plain
+from extmem.errors import DriverError, TensorError, Unsupported, ViewsAlive, plain
+from extmem.interop import placing
 from extmem.memory import Memory
+from extmem.resources import Buffer
+from extmem.share import formats
+from extmem.share.formats import Format
 from extmem.share.ring import LARGEST_FIELDS, MOST_SLOTS
 from extmem.vk import memories as mapped
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from extmem.device import Device
+    from extmem.interop.cuda.views import CudaArray, Order
+    from extmem.sync import Semaphore
 
 __all__ = [
     "MOST_SUBSCRIBERS",
@@ -31,15 +36,12 @@ __all__ = [
     "check_policy",
     "decode_fields",
     "encode_fields",
-    "format_of",
     "listener_name",
 ]
 
-VERSION = 1
+VERSION = 2
 MOST_SUBSCRIBERS = 64
 POLICIES = ("latest", "all")
-_MOST_DIMENSIONS = 32  # as NumPy of old had it
-_KINDS = "?biufc"  # of NumPy's: what is a plain number
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}\Z")
 
 Fields = dict[str, Any]
@@ -70,28 +72,6 @@ def check_policy(policy: str) -> str:
     return policy
 
 
-def format_of(shape: int | Sequence[int], dtype: Any) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """What a frame is, checked, and its bytes. TypeError or ValueError if it can be none."""
-    import numpy as np
-
-    kind = np.dtype(dtype)
-    if kind.kind not in _KINDS:
-        raise TypeError(f"dtype is {kind}; a frame has plain numbers: expected 'uint8', 'float32'…")
-    extents = (shape,) if isinstance(shape, int) else tuple(shape)
-    if len(extents) > _MOST_DIMENSIONS or not all(
-        isinstance(each, int) and each > 0 for each in map(_whole, extents)
-    ):
-        raise ValueError(
-            f"shape is {extents}; expected at most {_MOST_DIMENSIONS} whole numbers above 0"
-        )
-    whole = tuple(map(int, extents))
-    return whole, kind, math.prod(whole) * kind.itemsize
-
-
-def _whole(extent: Any) -> Any:
-    return int(extent) if hasattr(extent, "__index__") else extent
-
-
 # -- what travels ---------------------------------------------------------------------------------
 
 
@@ -100,13 +80,18 @@ class Greeting(Struct, frozen=True, forbid_unknown_fields=True, array_like=True)
 
     version: int
     refusal: Annotated[str, Meta(max_length=512)] = ""  # why there is no seat
-    shape: Annotated[
-        tuple[Annotated[int, Meta(gt=0, lt=1 << 62)], ...], Meta(max_length=_MOST_DIMENSIONS)
-    ] = ()
-    dtype: Annotated[str, Meta(max_length=8)] = "|u1"
+    shape: formats.Extents = ()
+    dtype: formats.Word = "|u1"
     policy: Literal["latest", "all"] = "latest"
     slots: Annotated[int, Meta(ge=2, le=MOST_SLOTS)] = 2
     seat: Annotated[bytes, Meta(min_length=16, max_length=16)] = bytes(16)  # Windows: its identity
+    record: formats.Fields = ()  # of a dtype that is a record
+    timeline: bool = False  # whether one comes last, for frames that are not written yet
+
+    @property
+    def format(self) -> Format:
+        """What each frame is. TypeError or ValueError if that can be none."""
+        return formats.read(self.shape, self.dtype, self.record)
 
     def encode(self) -> bytes:
         """As bytes."""
@@ -116,7 +101,7 @@ class Greeting(Struct, frozen=True, forbid_unknown_fields=True, array_like=True)
     def decode(cls, data: bytes) -> Greeting:
         """From bytes of another process. ValueError if they are none.
 
-        >>> Greeting.decode(Greeting(1, "no seat is left").encode()).refusal
+        >>> Greeting.decode(Greeting(VERSION, "no seat is left").encode()).refusal
         'no seat is left'
         """
         try:
@@ -168,7 +153,8 @@ def decode_fields(data: bytes) -> Fields:
 
 
 class Slots:
-    """The memories, each with one array that every frame in it is looked at through.
+    """The memories, each with one array that every frame in it is looked at through, if the
+    processor sees it, and one buffer for the device; and the timeline of frames that are promised.
 
     device: what to close with them, None for nothing
     """
@@ -176,29 +162,86 @@ class Slots:
     def __init__(
         self,
         memories: list[Memory],
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
+        format: Format,
         *,
         writable: bool,
         device: Device | None,
+        timeline: Semaphore | None = None,
     ) -> None:
         import numpy as np
 
         self.memories = memories
+        self.format = format
+        self.timeline = timeline
+        self._writable = writable
         self._device = device
+        self._where: str | None = None
+        self._buffers: dict[int, Buffer] = {}
         self._arrays: list[np.ndarray[Any, Any]] = []
-        for memory in memories:
+        self.host_visible = all(each.host_visible for each in memories)
+        for memory in memories if self.host_visible else ():
             view = memory.view()
             # Of a buffer that may be written, NumPy lets anybody make the array writable again. And
             # of the makers of arrays it is this one that does not look behind a memoryview.
             view = view if writable else view.toreadonly()
-            self._arrays.append(np.frombuffer(view, dtype, math.prod(shape)).reshape(shape))
+            flat = np.frombuffer(view, format.dtype, math.prod(format.shape))
+            self._arrays.append(flat.reshape(format.shape))
         # Where all memory is, there is nothing to do for each frame.
-        self._coherent = all("host_coherent" in each.memory_type.flags for each in memories)
+        self._coherent = not self.host_visible or all(
+            "host_coherent" in each.memory_type.flags for each in memories
+        )
 
     def array(self, slot: int) -> np.ndarray[Any, Any]:
-        """The bytes of a slot, as what a frame is."""
+        """The bytes of a slot, as what a frame is; of bfloat16 the bits, as uint16."""
+        if not self.host_visible:
+            raise Unsupported(
+                "the frames of this stream are in memory that the processor does not see: copy "
+                "from frame.buffer with Device.copy, take them on CUDA's GPU, or publish with "
+                "memory='host_visible'"
+            )
         return self._arrays[slot].view()
+
+    def numpy(self, slot: int) -> np.ndarray[Any, Any]:
+        """The same for people, who want no bits."""
+        found = self.array(slot)
+        if not self.format.bfloat16:
+            return found
+        try:
+            return found.view("bfloat16")
+        except TypeError:
+            raise TypeError(
+                "NumPy has no bfloat16: import ml_dtypes, which teaches it; or look at the bits, "
+                "frame.memory.numpy('uint16'); or take a library that has it, as "
+                "torch.from_dlpack(frame)"
+            ) from None
+
+    @property
+    def where(self) -> str:
+        """Where tensors of the frames are made: "cpu" or "cuda"."""
+        if self.format.dtype.fields is not None:
+            raise TensorError(
+                "frames of records are no tensors: look at them with frame.numpy(), and take a "
+                "field of that, np.ascontiguousarray(frame.numpy()['x'])"
+            )
+        if self._where is None:
+            self._where = placing.place(self.memories[0])
+        return self._where
+
+    def on_gpu(self, slot: int, order: Order) -> CudaArray:
+        """A frame on CUDA's GPU."""
+        return (
+            self.memories[slot]
+            .cuda()
+            .array(self.format.shape, self.format.name, read_only=not self._writable, order=order)
+        )
+
+    def buffer(self, slot: int) -> Buffer:
+        """The slot for work of the device; made when it is first asked for, and kept."""
+        found = self._buffers.get(slot)
+        if found is None:
+            memory = self.memories[slot]
+            found = self._buffers[slot] = memory.device.buffer(memory)
+        return found
 
     def flush(self, slot: int) -> None:
         """Make what the processor wrote visible to others."""
@@ -213,6 +256,11 @@ class Slots:
     def close(self) -> None:
         """Free the memories, those that are looked at when nobody does so any more."""
         self._arrays.clear()
+        for buffer in self._buffers.values():
+            buffer.close()
+        self._buffers.clear()
+        if self.timeline is not None:
+            self.timeline.close()
         for memory in self.memories:
             self._free(memory)
         self._close_device()

@@ -24,12 +24,13 @@ from extmem.share.parcels import LARGEST_PACKET, MOST_HANDLES, Lie
 if sys.platform == "win32":
     raise ImportError("Windows has no sockets that carry handles; see share.pipes")
 
-__all__ = ["End", "Post", "dial", "pair", "refuse_unlike", "user"]
+__all__ = ["End", "Post", "dial", "listeners", "pair", "refuse_unlike", "user"]
 
 _ROOM_BESIDE = socket.CMSG_SPACE(4 * MOST_HANDLES)
 _WAITING = 64  # connections that nobody accepted yet
 _LOCK_PATIENCE = 5.0  # seconds; the lock is held for one system call or two
 _LONGEST = 100  # what a socket's address has room for is 107, with some systems less
+_FILE_END = ".sock"
 
 
 def user() -> int:
@@ -250,7 +251,7 @@ def refuse_unlike(object: str, fd: int) -> None:
 
 
 def _file(name: str) -> str:
-    return f"channel-{name}.sock"
+    return f"channel-{name}{_FILE_END}"
 
 
 def _abstract(name: str, whose: int | str) -> str:
@@ -305,3 +306,26 @@ def _wait(sock: socket.socket, event: int, until: float | None, what: str) -> No
     left = None if until is None else max(until - time.monotonic(), 0)
     if not poll.poll(None if left is None else left * 1000):
         raise TimeoutError(errno.ETIMEDOUT, f"{what} in time")
+
+
+def listeners(beginning: str) -> dict[str, object]:
+    """The names of this user's listeners that begin so, each with what tells it from another one
+    that takes the name later; None for one that was killed and left its socket's file. Nobody
+    notices that they were looked for.
+    """
+    found: dict[str, object] = {}
+    try:
+        folder = Folder.open(where(), make=False)
+    except OSError:
+        return found
+    start = _file(beginning).removesuffix(_FILE_END)
+    with folder:
+        for file in os.listdir(folder.fd):
+            if not (file.startswith(start) and file.endswith(_FILE_END)):
+                continue
+            name = file.removeprefix(_file("").removesuffix(_FILE_END)).removesuffix(_FILE_END)
+            with contextlib.suppress(OSError):  # it ends just now
+                status = os.stat(file, dir_fd=folder.fd, follow_symlinks=False)
+                mine = (status.st_dev, status.st_ino, status.st_ctime_ns)
+                found[name] = None if _is_left_over(_address(folder, file)) else mine
+    return found

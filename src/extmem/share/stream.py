@@ -22,7 +22,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from extmem.errors import ClosedError, ExtmemError, StreamFull, Unsupported
@@ -33,21 +33,32 @@ from extmem.opening import open_device
 from extmem.share import slots as parts
 from extmem.share.channel import Channel, Listener, connect
 from extmem.share.drafts import Draft
-from extmem.share.ring import MOST_SLOTS, Board, GivenSeat, Offer, board_pages, seat_pages
+from extmem.share.formats import Format, format_of, told
+from extmem.share.promises import Promises, timeline_of
+from extmem.share.ring import (
+    JOINED,
+    MOST_SLOTS,
+    Board,
+    GivenSeat,
+    Offer,
+    Tally,
+    board_pages,
+    seat_pages,
+)
 from extmem.share.slots import MOST_SUBSCRIBERS, Fields, Greeting, Slots, listener_name
 from extmem.vk._dispatch import FORKED
 from extmem.waiting import deadline_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from extmem.device import Device
+    from extmem.sync import Semaphore
 
 __all__ = ["Reader", "Stream", "publish"]
 
 log = logging.getLogger("extmem")
 
 _TO_TAKE = 1.0  # seconds that a newcomer gets to make room for what it is sent
+_TO_KEEP = 5.0  # seconds that the device gets to do what was promised, where a slot is needed
 _LOOK = 0.05  # seconds between two looks whether a subscriber has died, while a slot is waited for
 
 
@@ -66,21 +77,28 @@ def publish(
     policy: str = "latest",
     slots: int = 4,
     device: Device | None = None,
+    memory: str | int = "host_visible",
     subscribers: int = MOST_SUBSCRIBERS,
     timeout: float | None = None,
+    users: Collection[int | str] = (),
 ) -> Stream:
     """Publish frames, all of one shape, under a name of this user's.
 
     name: 1 to 32 letters, digits, dots, dashes and underscores
-    shape, dtype: what each frame is; a dtype of plain numbers
+    shape, dtype: what each frame is; a dtype of plain numbers, "bfloat16", or a record of named
+        plain numbers (which is NumPy's alone, and no tensor)
     policy: "latest": the publisher waits for nobody, and subscribers see the newest frame; "all":
         each subscriber sees every frame in order, unless it asks for the latest only, and the
         publisher waits for the slowest
-    slots: how many frames there is room for, 2 to 30; one is being written, the newest is kept, and
+    slots: how many frames there is room for, 2 to 29; one is being written, the newest is kept, and
         subscribers hold the others. More than that is StreamFull with "latest"
-    device: where the slots are allocated, in memory that the processor sees; None opens one
+    device: where the slots are allocated; None opens one
+    memory: "host_visible", or "device_local" for slots that the device alone writes and reads
+        (`Draft.buffer`, `Frame.buffer`), or the index of a memory type
     subscribers: how many there may be at once, 64 at most
-    timeout: seconds that `frame` waits for a slot with policy="all", None for ever
+    timeout: seconds that `frame` waits for a slot with policy="all", None for ever. With "latest"
+        it waits for nobody but its own device, where that still writes what was promised (5 s)
+    users: who may subscribe besides this user: uids of Linux. Who may, can also write the frames
 
     FileExistsError if somebody publishes under this name already.
 
@@ -103,23 +121,30 @@ def publish(
     ):
         if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
             raise ValueError(f"{what} is {number!r}; expected a number from {least} to {most}")
-    extents, kind, size = parts.format_of(shape, dtype)
+    format = format_of(shape, dtype)
+    if users and sys.platform == "win32":
+        raise Unsupported(
+            "users= is of Linux: Windows' handles are given to processes of one user alone"
+        )
     with contextlib.ExitStack() as made:
-        door = made.enter_context(Listener(listener_name(name)))  # first: the name may be taken
+        # First: the name may be taken.
+        door = made.enter_context(Listener(listener_name(name), users=users))
         opened = None
         if device is None:
             device = opened = made.enter_context(open_device())
         handle_type = "opaque_win32" if sys.platform == "win32" else "opaque_fd"
-        memories = [made.enter_context(_allocated(device, size, handle_type)) for _ in range(slots)]
-        kept = Slots(memories, extents, kind, writable=True, device=opened)
+        memories = [
+            made.enter_context(device.allocate(format.size, export=handle_type, memory=memory))
+            for _ in range(slots)
+        ]
+        timeline = timeline_of(device, handle_type)
+        if timeline is not None:
+            made.enter_context(timeline)
+        kept = Slots(memories, format, writable=True, device=opened, timeline=timeline)
         made.callback(kept.close)
-        stream = Stream(name, policy, extents, kind, subscribers, timeout, door, kept)
+        stream = Stream(name, policy, format, subscribers, timeout, door, kept)
         made.pop_all()
     return stream
-
-
-def _allocated(device: Device, size: int, handle_type: str) -> Memory:
-    return device.allocate(size, export=handle_type)
 
 
 class Stream:
@@ -132,8 +157,7 @@ class Stream:
         self,
         name: str,
         policy: str,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
+        format: Format,
         subscribers: int,
         timeout: float | None,
         door: Listener,
@@ -142,13 +166,15 @@ class Stream:
         """The listener and the slots are the stream's to close."""
         self.name = name
         self.policy = policy
-        self.shape = shape
-        self.dtype = dtype
+        self.shape = format.shape
+        self.dtype = format.dtype
+        self.bfloat16 = format.bfloat16  # whether the dtype's uint16 are its bits
         self.timeout = timeout  # seconds that a frame's slot is waited for with policy="all"
         self.sequence = 0  # of the newest frame; the first one is 1
         self._most = subscribers
         self._door = door
         self._slots = slots
+        self._promises = Promises(slots.timeline)
         self._process = os.getpid()
         self._made = caller()
         self._ending = threading.RLock()  # who closes it
@@ -186,7 +212,7 @@ class Stream:
         if self._closed:
             return f"<Stream {self.name!r}, closed>"
         return (
-            f"<Stream {self.name!r}, {self.shape} of {self.dtype}, policy {self.policy!r}, "
+            f"<Stream {self.name!r}, {self._slots.format}, policy {self.policy!r}, "
             f"{len(self._slots.memories)} slots, {len(self._seats)} subscribers, "
             f"frame {self.sequence}>"
         )
@@ -210,6 +236,9 @@ class Stream:
         deadline = deadline_of(timeout)
         slot = self._try()
         while slot is None:
+            if self._behind():
+                slot = self._caught_up(timeout, deadline)
+                continue
             if self.policy == "latest":
                 raise StreamFull(
                     f"no slot of {self!r} is free: {self._holders()}. Publish with more "
@@ -225,6 +254,28 @@ class Stream:
             slot = self._try()
         return slot
 
+    def _behind(self) -> bool:
+        """Whether the device still writes what was promised, and that is what takes the slots."""
+        with self._guard:
+            running = self._promises.running()
+            return bool(running) and self._free(but=running) is not None
+
+    def _caught_up(self, timeout: float | None, deadline: int | None) -> int | None:
+        """Wait for the device; a slot, if one is free then."""
+        if timeout is None and self.policy == "latest":
+            timeout = _TO_KEEP
+            deadline = deadline_of(timeout)
+        while not self._promises.wait(_LOOK):
+            if (slot := self._try()) is not None:
+                return slot
+            if deadline is not None and time.monotonic_ns() >= deadline:
+                raise TimeoutError(
+                    f"no slot of {self!r} became free in {timeout:g} s: the device has not done "
+                    "what was promised (Draft.promise); is it signalled? Publish with more slots= "
+                    "if it is only late"
+                )
+        return self._try()
+
     def _try(self) -> int | None:
         with self._guard:
             if self._closed:
@@ -235,12 +286,16 @@ class Stream:
                 slot = self._free()
             if slot is not None:
                 self._writing |= 1 << slot
+                self.board.clear(slot)
                 if self._newest is not None and self._newest.slot == slot:
                     self._newest = None
             return slot
 
-    def _free(self) -> int | None:
+    def _free(self, but: int = 0) -> int | None:
+        """but: slots that count as free although the device writes them"""
         used = self._writing
+        if self._promises.any:
+            used |= self._promises.running() & ~but
         for seat in self._seats:
             used |= seat.used
         if self._newest is not None and self.policy == "latest":
@@ -300,7 +355,8 @@ class Stream:
                 raise ClosedError(f"the stream {self.name!r} was closed before the frame was left")
             self.sequence += 1
             self._newest = offer = Offer(slot, self.sequence)
-            self.board.write(slot, offer.sequence, time.monotonic_ns(), data)
+            ready = self._promises.of(slot)
+            self.board.write(slot, offer.sequence, time.monotonic_ns(), data, ready)
             for seat in self._seats:
                 seat.offer(offer)
             self._writing &= ~(1 << slot)
@@ -321,6 +377,13 @@ class Stream:
                 continue
             left.append(seat)
         self._seats = left
+        self.board.tell(
+            [
+                Tally(seat.process_id, seat.used.bit_count(), seat.missed)
+                for seat in left
+                if seat.state == JOINED
+            ]
+        )
 
     def _admit(self, other: Channel) -> None:
         """Give a newcomer a seat, or say why there is none."""
@@ -337,14 +400,18 @@ class Stream:
         pages, handle = seat_pages(identity)
         with handle:
             seat = GivenSeat(pages, other.peer.process_id, self.policy == "all")
+            word, record = told(self._slots.format)
+            timeline = self._slots.timeline
             greeting = Greeting(
                 parts.VERSION,
                 "",
                 self.shape,
-                self.dtype.str,
+                word,
                 "all" if self.policy == "all" else "latest",
                 len(self._slots.memories),
                 identity,
+                record,
+                timeline is not None,
             )
             with self._guard:  # before it is told of: it may be taken at once
                 if self._closed:
@@ -354,8 +421,10 @@ class Stream:
                     seat.offer(self._newest)
                 self._seats.append(seat)
             try:
-                given: list[Memory | Handle] = [self._board_handle, handle]
+                given: list[Memory | Handle | Semaphore] = [self._board_handle, handle]
                 given += self._slots.memories
+                if timeline is not None:
+                    given.append(timeline)
                 other.send(greeting.encode(), given, timeout=_TO_TAKE)
             except BaseException:
                 with self._guard:
@@ -396,6 +465,9 @@ class Stream:
         self._door.close()
         self._board_handle.close()
         self._watcher.close()
+        until = time.monotonic() + _TO_KEEP  # a slot is not freed while the device writes it
+        while self._promises.running() and time.monotonic() < until:
+            self._promises.wait(_LOOK)
         self._slots.close()
 
     def __enter__(self) -> Self:

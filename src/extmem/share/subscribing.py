@@ -35,6 +35,8 @@ def subscribe(
     device: Device | None = None,
     patience: float = 5.0,
     resume: float = 0.0,
+    pending: bool = False,
+    user: int | str | None = None,
 ) -> Subscription:
     """The frames of a stream that a process of this user publishes: an iterator, also for `async
     for`. It ends when the publisher closes the stream.
@@ -62,7 +64,7 @@ def subscribe(
     check_policy(policy)
     for each in (timeout, patience, resume):
         waiting.deadline_of(each)
-    return Subscription(name, policy, timeout, device, resume, patience)
+    return Subscription(name, policy, timeout, device, resume, patience, pending, user)
 
 
 class Subscription:
@@ -79,6 +81,8 @@ class Subscription:
         device: Device | None,
         resume: float,
         patience: float,
+        pending: bool = False,
+        user: int | str | None = None,
     ) -> None:
         self._line: Line | None = None
         self._frame: Frame | None = None  # what the next step releases
@@ -88,11 +92,16 @@ class Subscription:
         self.policy = policy
         self.timeout = timeout  # seconds for each frame
         self.resume = resume  # seconds for another publisher to come
+        self.pending = pending  # whether frames come before they are written
         self._device = device
+        self._user = user
         self._spin = waiting.Spin()
-        self._line = line = reach(name, policy, device, patience)
+        self._late_one = False  # `_frame` was taken, and not handed over: it is not written yet
+        self._line = line = reach(name, policy, device, patience, user)
+        self._format = line.slots.format
         self.shape = line.shape
         self.dtype = line.dtype
+        self.bfloat16 = self._format.bfloat16  # whether the dtype's uint16 are its bits
 
     # -- state ----------------------------------------------------------------------------------
 
@@ -113,7 +122,7 @@ class Subscription:
         return line
 
     def __repr__(self) -> str:
-        what = f"{self.name!r}, {self.shape} of {self.dtype}, policy {self.policy!r}"
+        what = f"{self.name!r}, {self._format}, policy {self.policy!r}"
         return f"<Subscription {what}{', closed' if self._line is None else ''}>"
 
     # -- steps ----------------------------------------------------------------------------------
@@ -127,15 +136,22 @@ class Subscription:
         while not self._over:
             line = self._open()
             try:
+                if self._late_one:
+                    if (frame := self._caught_up(line, deadline, deadline)) is not None:
+                        return frame
+                    continue
                 heard = line.seat.bell.value
                 if (frame := self._take(line)) is not None:
                     return frame
                 if self._over:
                     break
+                if self._late_one:
+                    continue
                 if line.lost():
                     if (frame := self._take(line)) is not None:  # its last one
                         return frame
-                    self._recover(line)
+                    if not self._late_one:
+                        self._recover(line)
                 elif not self._sleep(line, heard, deadline):
                     raise TimeoutError(self._late())
             except ValueError:
@@ -156,20 +172,30 @@ class Subscription:
         while not self._over:
             line = self._open()
             try:
+                if self._late_one:
+                    until = _slice(deadline)
+                    frame = await loop.run_in_executor(
+                        self._sleeper(), self._caught_up, line, until, deadline
+                    )
+                    if frame is not None:
+                        return frame
+                    continue
                 heard = line.seat.bell.value
                 if (frame := self._take(line)) is not None:
                     return frame
                 if self._over:
                     break
+                if self._late_one:
+                    continue
                 if line.lost():
                     if (frame := self._take(line)) is not None:  # its last one
                         return frame
-                    await loop.run_in_executor(self._sleeper(), self._recover, line)
+                    if not self._late_one:
+                        await loop.run_in_executor(self._sleeper(), self._recover, line)
                 elif deadline is not None and time.monotonic_ns() >= deadline:
                     raise TimeoutError(self._late())
                 else:  # in slices, so that a step that is cancelled leaves nobody asleep for long
-                    until = time.monotonic_ns() + int(SLICE * 1e9)
-                    until = until if deadline is None else min(until, deadline)
+                    until = _slice(deadline)
                     await loop.run_in_executor(self._sleeper(), self._sleep, line, heard, until)
             except ValueError:
                 self._open()
@@ -188,6 +214,33 @@ class Subscription:
         over = line.seat.state == OVER  # first: what was offered before that is there
         self._frame = frame = line.take()
         self._over = frame is None and over
+        if frame is not None and frame._until and not self.pending and frame.ready:
+            self._late_one = True
+            return None
+        return frame
+
+    def _caught_up(self, line: Line, until: int | None, deadline: int | None) -> Frame | None:
+        """The frame that was not written yet, if it is in time; None to try again.
+
+        until: when to return, in nanoseconds; deadline: from when on that is TimeoutError
+        """
+        frame = self._frame
+        assert frame is not None
+        while not frame._written(until):
+            if line.lost():
+                self._late_one = False
+                self._release(soon=False)  # nobody writes it any more
+                return None
+            now = time.monotonic_ns()
+            if deadline is not None and now >= deadline:
+                raise TimeoutError(
+                    f"frame {frame.sequence} of {self.name!r} was handed over, and process "
+                    f"{line.process_id}, which promised it, has not written it in "
+                    f"{self.timeout:g} s"
+                )
+            if until is not None and now >= until:
+                return None
+        self._late_one = False
         return frame
 
     def _sleep(self, line: Line, heard: int, deadline: int | None) -> bool:
@@ -214,6 +267,7 @@ class Subscription:
 
     def _recover(self, line: Line) -> None:
         """The publisher has died: go on with another one, if there is one in time."""
+        line.let_go()
         why = f"process {line.process_id}, which published {self.name!r}, has died"
         try:
             if not self.resume:
@@ -221,11 +275,11 @@ class Subscription:
                     f"{why}; subscribe again once it is back, or wait for that: resume="
                 )
             new = self._another(why)
-            if (new.shape, new.dtype) != (self.shape, self.dtype):
+            if new.slots.format != self._format:
                 new.leave()
                 raise StreamEnded(
-                    f"{why}; process {new.process_id} took the name, and publishes {new.shape} of "
-                    f"{new.dtype} instead of {self.shape} of {self.dtype}; subscribe again"
+                    f"{why}; process {new.process_id} took the name, and publishes "
+                    f"{new.slots.format} instead of {self._format}; subscribe again"
                 )
         except BaseException:
             self._leave()
@@ -238,7 +292,7 @@ class Subscription:
         while True:
             left = max(until - time.monotonic(), 0)
             try:
-                return reach(self.name, self.policy, self._device, left)
+                return reach(self.name, self.policy, self._device, left, self._user)
             except (ConnectionRefusedError, StreamEnded):
                 if time.monotonic() >= until:
                     raise StreamEnded(
@@ -250,6 +304,8 @@ class Subscription:
 
     def _release(self, soon: bool = True) -> None:
         """The frame before is over, unless it is kept. soon: another one is taken at once."""
+        if self._late_one:  # it was never handed over: it comes next
+            return
         frame, self._frame = self._frame, None
         if frame is not None and not frame._kept:
             frame._line.give_back(frame, soon and frame._line is self._line)
@@ -261,6 +317,7 @@ class Subscription:
 
     def close(self) -> None:
         """Give the seat back, and with it the frame, unless that is kept. Safe to call again."""
+        self._late_one = False
         self._release(soon=False)
         self._leave()
         pool, self._pool = self._pool, None
@@ -279,3 +336,9 @@ class Subscription:
             self._leave()
         if getattr(self, "_pool", None) is not None:
             self._pool.shutdown(wait=False)  # type: ignore[union-attr]
+
+
+def _slice(deadline: int | None) -> int:
+    """The end of a short wait that begins now, in nanoseconds of the clock that never goes back."""
+    until = time.monotonic_ns() + int(SLICE * 1e9)
+    return until if deadline is None else min(until, deadline)

@@ -1,0 +1,91 @@
+"""What CUDA is given of a handle: never the caller's own, and on which terms."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from extmem.errors import Unsupported
+from extmem.handle_types import HandleType
+from extmem.handles.handle import Handle
+from extmem.handles.system import directory
+
+if os.name != "nt":
+    from extmem.handles import posix
+
+__all__ = ["MEMORY", "SEMAPHORES", "TIMELINES", "kind_of", "lent"]
+
+# CUDA's numbers (CUexternalMemoryHandleType, CUexternalSemaphoreHandleType) by our names.
+MEMORY = {
+    "opaque_fd": 1,
+    "opaque_win32": 2,
+    "opaque_win32_kmt": 3,
+    "d3d12_heap": 4,
+    "d3d12_resource": 5,
+    "d3d11_texture": 6,
+    "d3d11_texture_kmt": 7,
+}
+SEMAPHORES = {"opaque_fd": 1, "opaque_win32": 2, "opaque_win32_kmt": 3, "d3d12_fence": 4}
+TIMELINES = {"opaque_fd": 9, "opaque_win32": 10, "d3d12_fence": 4}
+
+_ON_LINUX = "opaque_fd"  # what stands behind a Windows handle of the directory, where it is bridged
+
+
+def kind_of(source: HandleType, table: dict[str, int]) -> int:
+    """CUDA's number of a handle type. Unsupported if it has none.
+
+    >>> from extmem.handle_types import memory_type
+    >>> kind_of(memory_type("dma_buf"), MEMORY)
+    Traceback (most recent call last):
+    extmem.errors.Unsupported: CUDA imports no dma_buf of a memory; it does opaque_fd, \
+opaque_win32, opaque_win32_kmt, d3d12_heap, d3d12_resource, d3d11_texture, d3d11_texture_kmt
+    """
+    name = source.name
+    if sys.platform != "win32" and name == "opaque_win32":
+        name = _ON_LINUX
+    number = table.get(name)
+    if number is None:
+        raise Unsupported(
+            f"CUDA imports no {source.name} of a {source.object}; it does {', '.join(table)}"
+        )
+    return number
+
+
+@contextmanager
+def lent(handle: Handle, fill: Callable[[Any], None]) -> Iterator[None]:
+    """A duplicate of a handle, for CUDA to import in the `with`. The caller's stays as it is.
+
+    fill: puts the number, a descriptor or a Windows handle, into CUDA's structure
+
+    CUDA keeps a descriptor if the import succeeds, and leaves it if not. It never keeps a handle.
+    """
+    source = handle.handle_type
+    if source.kind == "fd" or (sys.platform != "win32" and source.kind == "nt"):
+        # The directory gives the driver's descriptor, which it keeps behind the handle.
+        copy = (
+            posix.duplicate(handle.value)
+            if source.kind == "fd"
+            else directory().descriptor(handle.value)
+        )
+        was = posix.identity(copy)
+        try:
+            fill(copy)
+            yield
+        except BaseException:
+            posix.close_if_same(copy, was)
+            raise
+    elif source.kind == "nt":
+        with handle.duplicate() as again:
+            fill(again.value)
+            yield
+    elif source.kind == "kmt" and sys.platform == "win32":
+        fill(handle.value)
+        yield
+    else:
+        raise Unsupported(
+            f"a {source.name} handle cannot be given to CUDA here: export 'opaque_fd' on Linux, "
+            "'opaque_win32' on Windows"
+        )

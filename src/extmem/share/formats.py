@@ -1,0 +1,142 @@
+"""What each frame of a stream is: a shape, and elements that every process understands alike."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from msgspec import Meta, Struct
+
+from extmem.errors import plain
+from extmem.interop.dlpack import BFLOAT16
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Extents", "Field", "Fields", "Format", "Word", "format_of", "read", "told"]
+
+_MOST_DIMENSIONS = 32  # as NumPy of old had it
+_MOST_FIELDS = 64
+_LARGEST_RECORD = 65536  # bytes
+_KINDS = "?biufc"  # of NumPy's: what is a plain number
+_NUMBER = re.compile(r"[<>|][biufc][0-9]{1,2}\Z")  # its name, as NumPy writes it
+
+Extents = Annotated[
+    tuple[Annotated[int, Meta(gt=0, lt=1 << 62)], ...], Meta(max_length=_MOST_DIMENSIONS)
+]
+Word = Annotated[str, Meta(max_length=8)]  # NumPy's "<f4", or "bfloat16"
+
+
+class Field(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """A field of a record."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    dtype: Word
+    offset: Annotated[int, Meta(ge=0, lt=_LARGEST_RECORD)]  # bytes from the record's beginning
+
+
+Fields = Annotated[tuple[Field, ...], Meta(max_length=_MOST_FIELDS)]
+
+
+class Format(NamedTuple):
+    """What each frame is."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]  # uint16 where they are bits of bfloat16, which NumPy does not know
+    bfloat16: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of a frame."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def name(self) -> str:
+        """Of the elements, for people and for `Memory.array`."""
+        return BFLOAT16 if self.bfloat16 else str(self.dtype)
+
+    def __str__(self) -> str:
+        return f"{self.shape} of {self.name}"
+
+
+def format_of(shape: int | Sequence[int], dtype: Any) -> Format:
+    """What a frame is, checked. TypeError or ValueError if it can be none.
+
+    >>> str(format_of((2, 3), "bfloat16")), format_of(4, [("x", "f4"), ("y", "f4")]).size
+    ('(2, 3) of bfloat16', 32)
+    """
+    import numpy as np
+
+    bfloat16 = str(dtype) in (BFLOAT16, f"torch.{BFLOAT16}")
+    kind = np.dtype("uint16" if bfloat16 else dtype)
+    if not (kind.kind in _KINDS or _is_record(kind)):
+        raise TypeError(
+            f"dtype is {kind}; a frame has plain numbers ('uint8', 'float32'…), {BFLOAT16!r}, or "
+            f"records of such: at most {_MOST_FIELDS} named numbers, none of them an array or a "
+            f"record itself, in at most {_LARGEST_RECORD} bytes"
+        )
+    extents = (shape,) if isinstance(shape, int) else tuple(shape)
+    if len(extents) > _MOST_DIMENSIONS or not all(
+        isinstance(each, int) and each > 0 for each in map(_whole, extents)
+    ):
+        raise ValueError(
+            f"shape is {extents}; expected at most {_MOST_DIMENSIONS} whole numbers above 0"
+        )
+    return Format(tuple(map(int, extents)), kind, bfloat16)
+
+
+def _is_record(kind: np.dtype[Any]) -> bool:
+    fields = kind.fields
+    return (
+        fields is not None
+        and 0 < len(fields) <= _MOST_FIELDS
+        and kind.itemsize <= _LARGEST_RECORD
+        and all(
+            each[0].kind in _KINDS and not each[0].shape and 0 < len(name) <= 64
+            for name, each in fields.items()
+        )
+    )
+
+
+def _whole(extent: Any) -> Any:
+    return int(extent) if hasattr(extent, "__index__") else extent
+
+
+# -- as it travels --------------------------------------------------------------------------------
+
+
+def told(format: Format) -> tuple[str, tuple[Field, ...]]:
+    """The elements, in the words of a greeting: a name, or a record's size as "|V12" and fields."""
+    if format.bfloat16:
+        return BFLOAT16, ()
+    kind = format.dtype
+    if kind.fields is None:
+        return kind.str, ()
+    found = tuple(Field(name, each[0].str, each[1]) for name, each in kind.fields.items())
+    return f"|V{kind.itemsize}", found
+
+
+def read(shape: tuple[int, ...], word: str, fields: tuple[Field, ...]) -> Format:
+    """The same from another process. TypeError or ValueError if it is none."""
+    for each in (word if not fields else "|u1", *(field.dtype for field in fields)):
+        # NumPy reads much more than this, with errors of many kinds.
+        if not _NUMBER.match(each) and (fields or each != BFLOAT16):
+            raise ValueError(f"elements of {plain(each)}, which are no numbers")
+    if not fields:
+        return format_of(shape, word)
+    if not (word.startswith("|V") and word[2:].isdecimal() and word.isascii()):
+        raise ValueError(f"{len(fields)} fields of {word!r}, which is no record")
+    size = int(word[2:])
+    if not 0 < size <= _LARGEST_RECORD:
+        raise ValueError(f"records of {size} bytes; {_LARGEST_RECORD} are allowed")
+    return format_of(
+        shape,
+        {
+            "names": [each.name for each in fields],
+            "formats": [each.dtype for each in fields],
+            "offsets": [each.offset for each in fields],
+            "itemsize": size,
+        },
+    )
