@@ -31,8 +31,14 @@ libvulkan-dev: the comparison with the Vulkan headers
 gcc-mingw-w64-x86-64-win32: the comparison with the Windows headers'
 wanted_drivers=
 case $ID in
-debian) wanted_drivers='swiftshader: the tests on SwiftShader, which alone exports semaphores' ;;
-*) say "missing: SwiftShader, which only Debian packages (no tests on it)" ;;
+debian)
+    wanted_drivers='swiftshader: the tests on SwiftShader, which alone exports semaphores'
+    # 121 MB to get and 435 MB on disk. Elsewhere it is a snap, which runs in no container.
+    packages="$packages
+chromium: the tests of the inspector in a browser
+chromium-driver: the tests of the inspector in a browser"
+    ;;
+*) say "missing: SwiftShader and Chromium, which only Debian packages (no tests on them)" ;;
 esac
 # Other releases have a newer Mesa of their own, and nothing older to hold it against.
 [ "$VERSION_CODENAME" = bookworm ] && wanted_drivers="$wanted_drivers

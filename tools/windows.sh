@@ -58,7 +58,7 @@ wanted = project["dependencies"] + project["optional-dependencies"]["test"]
 # lacks (typer through pydantic). For 3.13, 2.1 is the first NumPy.
 print("pip", "colorama", "typer<0.26", sep="\n")
 print("numpy<2.1" if sys.version_info < (3, 13) else "numpy<2.2")
-print(*(each for each in wanted if not each.startswith(("atheris", "vulkan"))), sep="\n")
+print(*(each for each in wanted if not each.startswith(("atheris", "selenium", "vulkan"))), sep="\n")
 PYTHON
 }
 
