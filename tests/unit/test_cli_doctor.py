@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -299,3 +300,219 @@ def test_a_check_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> Non
     (found,) = doctor.collect()
     assert (found.check, found.severity) == ("luck", "problem")
     assert "no such luck" in found.sentence
+
+
+# -- Vulkan's files -------------------------------------------------------------------------------
+
+
+def manifest(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_variable_that_names_no_driver(tmp_path: Path) -> None:
+    none = str(tmp_path / "none.json")
+    missing, *_ = findings("manifests", VK_DRIVER_FILES=none, VK_ICD_FILENAMES="")
+    assert missing["severity"] == "problem"
+    assert missing["facts"] == {"variable": "VK_DRIVER_FILES", "path": none}
+    assert "unset VK_DRIVER_FILES" in missing["remedy"]
+
+
+def test_manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from extmem.cli import doctor_gpu
+
+    library = tmp_path / "libdriver.so"
+    written = {
+        "a.json": '{"ICD": {"library_path": "libanywhere.so"}}',  # the dynamic linker's to find
+        "b.json": json.dumps({"ICD": {"library_path": str(library)}}),
+        "c.json": '{"ICD": {}}',
+        "d.json": "{",
+        "e.json": '{"ICD": {"library_path": 7}}',
+    }
+    for name, text in written.items():
+        manifest(tmp_path / name, text)
+    monkeypatch.delenv("VK_ADD_DRIVER_FILES", raising=False)
+    for variable in doctor_gpu.CHOSEN:
+        monkeypatch.setenv(variable, str(tmp_path))
+    found = [each for each in doctor_gpu.manifests() if each.severity == "note"]
+    assert {Path(each.facts["path"]).name for each in found} == {"b.json", "c.json", "d.json",
+                                                                 "e.json"}  # fmt: skip
+    assert all(each.remedy for each in found)
+    library.touch()
+    for name in ("c.json", "d.json", "e.json"):
+        (tmp_path / name).unlink()
+    assert not [each for each in doctor_gpu.manifests() if each.severity != "ok"]
+
+
+@linux
+def test_cards_that_this_user_may_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    from extmem.cli import doctor_gpu
+
+    monkeypatch.setattr(doctor_gpu, "_CARDS", ("null",))  # a device that everybody may use
+    (may,) = doctor_gpu.cards()
+    assert (may.severity, may.facts) == ("ok", {"files": ["/dev/null"]})
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    (denied,) = doctor_gpu.cards()
+    assert (denied.severity, denied.facts) == ("problem", {"path": "/dev/null"})
+    assert denied.remedy
+    monkeypatch.setattr(doctor_gpu, "_CARDS", ("no such card",))
+    (none,) = doctor_gpu.cards()
+    assert none.severity == "ok"
+
+
+# -- Python ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, ["ok"]),
+        ({"EXTMEM_DRIVER": "embedded", "EXTMEM_CHECKS": "cheap"}, ["ok"]),
+        ({"EXTMEM_DRIVER": "/no/such"}, ["problem"]),
+        ({"EXTMEM_CHECKS": "nonsense"}, ["problem"]),
+        ({"EXTMEM_CHECKS": "off"}, ["note"]),
+        ({"EXTMEM_DRIVER": "/no/such", "EXTMEM_CHECKS": "nonsense"}, ["problem", "problem"]),
+    ],
+    ids=str,
+)
+def test_settings(
+    variables: dict[str, str], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from extmem.cli import doctor_python
+
+    for name in ("EXTMEM_DRIVER", "EXTMEM_CHECKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = [*doctor_python.settings()]
+    assert [each.severity for each in found] == expected
+    for each in found:
+        assert each.severity == "ok" or each.facts["variable"] in variables
+
+
+def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    from extmem.cli import doctor_python
+
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "torch":
+            return "2.13.0"
+        if name in ("cuda-bindings", "starlette", "uvicorn"):
+            raise metadata.PackageNotFoundError(name)
+        return "2.0.2" if name == "numpy" else real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    optional, numpy = doctor_python.packages()
+    assert (optional.severity, optional.facts) == ("ok", {"installed": {"torch": "2.13.0"}})
+    assert "pip install 'extmem[cuda]'" in optional.sentence
+    assert numpy.severity == "note"
+    assert "numpy>=2.1" in str(numpy.remedy)
+
+
+# -- what was left behind -------------------------------------------------------------------------
+
+
+def test_pictures(tmp_path: Path) -> None:
+    folder = {"TMPDIR": str(tmp_path), "TEMP": str(tmp_path), "TMP": str(tmp_path)}
+    if sys.platform != "win32":  # where Wine has a folder of its own
+        assert findings("pictures", **folder) == []
+    from extmem.cli import doctor_leftovers
+
+    for number in range(6):
+        (tmp_path / f"extmem-demo-{number}.png").write_bytes(bytes(100))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(doctor_leftovers.tempfile, "gettempdir", lambda: str(tmp_path))
+        (found,) = doctor_leftovers.pictures()
+    assert found.facts == {"pictures": 6, "size": 600}
+    assert str(found.remedy).endswith("extmem-demo-*.png")
+
+
+_KEEPS = """
+import sys
+from extmem.handles.system import kernel
+kept = kernel().open_section(sys.argv[1])
+print("kept", flush=True)
+sys.stdin.read()
+kernel().close(kept)
+"""
+_MAKES = """
+import os, subprocess, sys
+import extmem
+gpu = extmem.open_device(driver="embedded")
+memory = gpu.allocate(4096, export="opaque_win32", name=sys.argv[1])
+print("made", flush=True)
+sys.stdin.read()
+os._exit(1)  # as if it were killed
+"""
+
+
+@linux
+def test_an_object_that_outlives_its_maker(place: Any) -> None:
+    assert place.service
+
+    def started(program: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", program, r"Local\left"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    with started(_MAKES) as maker:
+        assert maker.stdout
+        assert maker.stdout.readline() == b"made\n"
+        with started(_KEEPS) as keeper:
+            assert keeper.stdout
+            assert keeper.stdout.readline() == b"kept\n"
+            assert severities(findings("objects")) == ["ok"]
+            maker.communicate()
+            for _ in range(100):  # the directory is told of its end by the kernel, a little later
+                (left,) = findings("objects")
+                if left["severity"] == "note":
+                    break
+            assert left["severity"] == "note"
+            assert left["sentence"].startswith("Local\\left of ")
+            assert f"outlives process {maker.pid}, which made it" in left["sentence"]
+            assert f"{keeper.pid} has handles of it" in left["sentence"]
+            keeper.communicate()
+    assert severities(findings("objects")) == ["ok"]
+
+
+@linux
+def test_a_helper_that_lost_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from extmem.cli import doctor_leftovers
+
+    # Its name is what is looked at; it waits for nobody, so that the test can look as well.
+    (tmp_path / "lonely.py").write_text(
+        "import sys\nprint(__import__('os').getpid(), flush=True)\nsys.stdin.read()\n"
+    )
+    monkeypatch.setattr(doctor_leftovers, "_HELPERS", (b"lonely",))
+    reading, writing = os.pipe()
+    try:
+        shell = f"'{sys.executable}' -m lonely <&{reading} & :"
+        done = subprocess.run(
+            ["sh", "-c", shell], cwd=tmp_path, pass_fds=[reading], capture_output=False,
+            stdout=(out := os.open(tmp_path / "pid", os.O_CREAT | os.O_RDWR)),
+        )  # fmt: skip
+        os.close(out)
+        assert done.returncode == 0
+        for _ in range(2000):
+            if text := (tmp_path / "pid").read_text().strip():
+                break
+            time.sleep(0.01)
+        (found,) = doctor_leftovers.processes()
+        if Path(f"/proc/{text}/stat").read_text().rpartition(")")[2].split()[1] == "1":
+            assert (found.severity, found.facts) == ("note", {"process_id": int(text)})
+            assert f"kill -KILL {text}" in str(found.remedy)
+        else:  # some other process takes in those without a parent (a container's, systemd's)
+            assert found.severity == "ok"
+    finally:
+        os.close(reading)
+        os.close(writing)
+    for _ in range(2000):
+        if not Path(f"/proc/{text}").exists():
+            break
+        time.sleep(0.01)
+    assert severities(findings("processes")) == ["ok"]

@@ -1,7 +1,7 @@
-"""The command line: `extmem devices`, `list`, `doctor`, `rules`, `explain` and `demo`.
+"""The command line: `extmem devices`, `matrix`, `list`, `doctor`, `rules`, `explain`, `demo` and
+`schema`.
 
-Exit codes: 0 it worked, 1 it did not, 2 the command was wrong. Answers go to stdout, everything
-else to stderr.
+`exits` has the exit codes. Answers go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Annotated, Any
 
 import typer
 
-from extmem.errors import ExtmemError
+from extmem.cli.exits import EPILOG, Commands, run
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="extmem",
+    cls=Commands,
+    epilog=EPILOG,
     help="GPU memory shared by its operating-system handle, without a copy.",
     no_args_is_help=True,
     add_completion=False,
@@ -65,6 +67,39 @@ def devices_command(driver: Driver = "all", as_json: Json = False) -> None:
     from extmem.cli.devices import collect, show
 
     found = collect(driver)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        show(found)
+
+
+@app.command("matrix")
+def matrix_command(
+    driver: Driver = "all",
+    handle_type: Annotated[
+        list[str] | None, typer.Option("--type", help="Of this handle type alone; several times.")
+    ] = None,
+    image_format: Annotated[
+        str, typer.Option("--format", help="Of the image that is asked about, as rgba8 or nv12.")
+    ] = "rgba8",
+    tiling: Annotated[
+        str, typer.Option(help="Of that image: optimal, linear, or drm (any modifier).")
+    ] = "optimal",
+    usage: Annotated[
+        list[str] | None,
+        typer.Option(help="Of that image; several times.  [default: transfer_src, transfer_dst]"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what each device shares: every handle type, for buffers, images, semaphores and fences.
+
+    Whether it is exported, imported, and only as a dedicated allocation; and by whom: native (the
+    driver itself), bridged (by other handles of the driver), or emulated (handles or resources that
+    this system does not have). `semaphore` is for binary ones, `timeline` for the others.
+    """
+    from extmem.cli.matrix import collect, show
+
+    found = collect(driver, handle_type, image_format, tiling, usage)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
@@ -191,16 +226,131 @@ def demo_command(
         raise typer.Exit(1)
 
 
+@app.command("view")
+def view_command(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...",
+            help="Streams to wait for; with --png, the one stream or object to show.",
+        ),
+    ] = None,
+    png: Annotated[str, typer.Option(help="Write one picture to this file, and end.")] = "",
+    port: Annotated[
+        int, typer.Option(help="Of the page; 0 for one that is free.", min=0, max=65535)
+    ] = 0,
+    seconds: Annotated[
+        float | None, typer.Option(help="How long to serve; by default until Ctrl-C.", min=0.1)
+    ] = None,
+    browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on stdout: what there is, once.")
+    ] = False,
+) -> None:
+    """Show what is shared, live, on a page of this machine's own; or one picture, without a page.
+
+    The page is served on loopback alone, to whoever has the address that is printed. It changes
+    nothing, and publishers do not wait for it. It needs: pip install 'extmem[view]'. --png and
+    --json do without.
+    """
+    from extmem.cli import view
+
+    wanted = tuple(names or ())
+    if png:
+        if len(wanted) != 1:
+            raise typer.BadParameter("--png takes the name of one stream or object")
+        made = view.picture(wanted[0], png)
+        if as_json:
+            typer.echo(json.dumps(made, indent=2))
+        else:
+            view.show(made)
+    elif as_json:
+        typer.echo(json.dumps(view.survey(wanted), indent=2))
+    else:
+        view.serve(wanted, port, seconds, browser)
+
+
+@app.command("schema")
+def schema_command(
+    command: Annotated[
+        str, typer.Argument(help="Whose; without one, the commands that have a schema.")
+    ] = "",
+) -> None:
+    """Print the JSON Schema (2020-12) of what a command prints with --json.
+
+    Keys may be added to an object, and none is taken away or gets another meaning, until the number
+    at the end of the schema's $id changes. Answers that are objects carry the $id as `schema`.
+    """
+    from extmem.cli.schemas import names, read
+
+    if not command:
+        for each in names():
+            typer.echo(each)
+        return
+    if command not in names():
+        raise typer.BadParameter(f"{command} has no schema; these have: {', '.join(names())}")
+    typer.echo(json.dumps(read(command), indent=2))
+
+
+@app.command("bench")
+def bench_command(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="handover, directory, waiting, streams, subscribers, quarantine, objects, names; "
+            "all of them by default."
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(help="Of everything; by default each has a number of its own.", min=1),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option(help="A few seconds: whether all works, and no figures to quote.")
+    ] = False,
+    driver: Annotated[
+        str, typer.Option(help="Whose hand-overs: system, or the path of a library or manifest.")
+    ] = "system",
+    out: Annotated[
+        str,
+        typer.Option(
+            help="The folder for bench.json and the plots; by default extmem-bench, and with "
+            "--json none."
+        ),
+    ] = "",
+    result: Annotated[
+        str, typer.Option("--from", help="Measure nothing; show and draw this earlier bench.json.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Measure what things cost, beside what others take for the same, and draw it (SVG).
+
+    All of it takes some minutes and wants the machine for itself; `chrt -f 1 extmem bench` keeps
+    other programs away. Everybody takes turns in rounds. p50 and p95 are medians of the rounds'
+    own; lowest and highest are rounds' medians; ratios are medians of the rounds' own ratios.
+
+    A peer that is not installed is named as missing. The exit code is 1 if a part failed.
+    """
+    from extmem.bench.parts import unknown
+    from extmem.cli.bench import collect, earlier, keep, show
+
+    if wrong := unknown(what or []):
+        raise typer.BadParameter(wrong)
+    command = ["extmem", *sys.argv[1:]]
+    report = earlier(result) if result else collect(what or [], rounds, quick, driver, command)
+    folder = out or ("" if as_json else "extmem-bench")
+    made = keep(report, folder) if folder else []
+    if as_json:
+        from extmem.bench.report import encode
+
+        typer.echo(encode(report))
+    else:
+        show(report)
+        typer.echo(f"\nbench.json and {len(made) - 1} plots are in {folder}")
+    if report.failed:
+        raise typer.Exit(1)
+
+
 def main() -> None:
-    """The entry point: errors of ours are one sentence, not a traceback."""
-    try:
-        app()
-    except (ExtmemError, OSError) as error:
-        said = str(error)  # a text: a name for the error would keep what its frames hold
-        if isinstance(error, OSError) and error.filename is None and error.strerror:
-            said = error.strerror  # a sentence already, without its number
-        print(f"extmem: {said}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("extmem: interrupted", file=sys.stderr)
-        sys.exit(130)
+    """The entry point. Errors are one sentence, not a traceback."""
+    run(app)

@@ -10,25 +10,29 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import secrets
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from typing import Any
 
-from extmem import Device, Unsupported, open_device
+from extmem import Device, Memory, Unsupported, open_device
 from extmem.cli import messages
 from extmem.cli.picture import HEIGHT, WIDTH, Painter
+from extmem.cli.progress import on_terminal, progress
+from extmem.cli.schemas import schema_of
 from extmem.errors import ExtmemError
+from extmem.handle_types import HandleType
 
 __all__ = ["run", "show"]
 
 SLOTS = 3  # one is painted while one is checked; a third so that neither touches the next
 FRAME = WIDTH * HEIGHT * 4
-PREFERRED = ("opaque_fd", "dma_buf")
+PREFERRED = ("opaque_fd", "dma_buf", "opaque_win32")
 PATIENCE = 60.0  # seconds for the other process to answer; software drivers start slowly
 
 
@@ -48,121 +52,135 @@ def run(driver: str, seconds: float, handle_type: str, picture: str | None) -> d
 
 
 def _hand_over(driver: str, seconds: float, handle_type: str, picture: str) -> dict[str, Any]:
-    if sys.platform == "win32":
-        raise Unsupported(
-            "the demo hands a file descriptor to a second process, and Windows has none: run it on "
-            "Linux"
-        )
     with open_device(driver=driver) as gpu:
         wanted = _choose_type(gpu, handle_type)
-        with gpu.allocate(SLOTS * FRAME, export=wanted) as memory:
-            ours, theirs = socket.socketpair()
+        # An NT handle goes by its name, a descriptor is inherited.
+        name = rf"Local\extmem-demo-{secrets.token_hex(8)}" if wanted.kind == "nt" else None
+        with (
+            gpu.allocate(SLOTS * FRAME, export=wanted.name, name=name) as memory,
+            memory.export(wanted.name) as handle,
+        ):
             arguments = {
                 "driver": gpu.driver,
                 "uuid": gpu.physical.device_uuid.hex(),
-                "handle_type": wanted,
+                "handle_type": wanted.name,
+                "name": name,
+                "descriptor": handle.fileno() if name is None else None,
                 "size": memory.size,
                 "memory_type": memory.memory_type.index,
                 "dedicated": memory.dedicated,
                 "picture": os.path.abspath(picture),
             }
-            with ours:
-                with theirs:
-                    receiver = _start_receiver(theirs, arguments)
-                try:
-                    ours.settimeout(PATIENCE)
-                    with memory.export(wanted) as handle:
-                        socket.send_fds(ours, [b"h"], [handle.fileno()])
-                    _expect_ready(ours, receiver)
-                    try:
-                        outcome = _publish(ours, memory, seconds)
-                    except (EOFError, BrokenPipeError, ConnectionResetError, ValueError):
-                        raise ExtmemError(
-                            "the receiving process ended early "
-                            f"(status {receiver.wait(PATIENCE)}); see its message above"
-                        ) from None
-                    receiver.wait(PATIENCE)
-                finally:
-                    if receiver.poll() is None:
-                        receiver.kill()
-                        receiver.wait()
+            outcome = _with_receiver(memory, seconds, arguments)
         return {
+            "schema": schema_of("demo"),
             "device": gpu.physical.name,
             "driver": gpu.driver,
-            "handle_type": wanted,
+            "handle_type": wanted.name,
             **outcome,
             "picture": os.path.abspath(picture),
         }
 
 
-def _choose_type(gpu: Device, asked: str) -> str:
-    offered = [s.handle_type.name for s in gpu.physical.sharing if s.exportable and s.importable]
+def _choose_type(gpu: Device, asked: str) -> HandleType:
+    kinds = ("nt",) if sys.platform == "win32" else ("fd", "nt")
+    offered = {
+        s.handle_type.name: s.handle_type
+        for s in gpu.physical.sharing
+        if s.exportable and s.importable and s.handle_type.kind in kinds
+    }
     if asked != "auto":
         if asked not in offered:
             raise Unsupported(
                 f"{gpu.physical.name} cannot export and import {asked}; it can: "
                 + (", ".join(offered) or "nothing")
             )
-        return asked
+        return offered[asked]
     for name in PREFERRED:
         if name in offered:
-            return name
+            return offered[name]
     raise Unsupported(
         f"{gpu.physical.name} ({gpu.driver} driver) cannot share memory between processes; "
         "try --driver embedded"
     )
 
 
-def _start_receiver(theirs: socket.socket, arguments: dict[str, Any]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "extmem.cli.receiver", str(theirs.fileno())]
-    return subprocess.Popen(
-        [*command, json.dumps(arguments)], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+def _with_receiver(memory: Memory, seconds: float, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Start the other process, hand pictures over, and see it end."""
+    fd = arguments["descriptor"]
+    receiver = subprocess.Popen(
+        [sys.executable, "-P", "-m", "extmem.cli.receiver", json.dumps(arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        pass_fds=() if fd is None else (fd,),
     )
-
-
-def _expect_ready(ours: socket.socket, receiver: subprocess.Popen[bytes]) -> None:
+    assert receiver.stdin is not None
+    assert receiver.stdout is not None
+    to, back = receiver.stdin.fileno(), receiver.stdout.fileno()
     try:
-        ready = ours.recv(1)
-    except TimeoutError:
-        ready = b""
-    if ready != b"r":
-        receiver.kill()
-        raise ExtmemError("the receiving process did not start; see its message above")
+        late = threading.Timer(PATIENCE, receiver.kill)
+        late.start()
+        try:
+            ready = os.read(back, 1)
+        finally:
+            late.cancel()
+            late.join()
+        if ready != messages.READY:
+            raise ExtmemError("the receiving process did not start; see its message above")
+        try:
+            outcome = _publish(to, back, memory, seconds)
+        except (EOFError, OSError, ValueError):
+            raise ExtmemError(
+                "the receiving process ended early "
+                f"(status {receiver.wait(PATIENCE)}); see its message above"
+            ) from None
+        receiver.wait(PATIENCE)
+        return outcome
+    finally:
+        if receiver.poll() is None:
+            receiver.kill()
+            receiver.wait()
+        receiver.stdin.close()
+        receiver.stdout.close()
 
 
-def _publish(ours: socket.socket, memory: Any, seconds: float) -> dict[str, Any]:
-    """Paint, tell, wait for the answer; for so many seconds."""
+def _publish(to: int, back: int, memory: Memory, seconds: float) -> dict[str, Any]:
+    """Paint, tell, wait for the answer; for so many seconds.
+
+    to, back: pipes to the other process and from it
+    """
     painter = Painter()
     slots = memory.numpy("uint8", (SLOTS, HEIGHT, WIDTH, 4))
-    ours.setblocking(True)
-    channel = ours.fileno()
     latencies: list[float] = []
     wrong = number = 0
     painter.paint(slots[0], 0)
-    counters = messages.KernelCounters()
-    crossed = 0
-    started = time.monotonic()
-    while True:
-        slot = number % SLOTS
-        memory.flush()
-        checksum = zlib.crc32(slots[slot])
-        crossed += messages.send(
-            channel, messages.PICTURE, number, slot, checksum, time.monotonic_ns()
-        )
-        # The next picture is painted while the other process checks this one.
-        painter.paint(slots[(number + 1) % SLOTS], number + 1)
-        answer, size = messages.receive(channel, messages.ANSWER)
-        crossed += size
-        _, published, seen, right = answer
-        latencies.append((seen - published) / 1000)
-        wrong += not right
-        number += 1
-        if time.monotonic() - started >= seconds:
-            break
-    elapsed = time.monotonic() - started
-    ours_counted = counters.since()
-    messages.send(channel, messages.PICTURE, messages.END, slot, 0, 0)
-    theirs = json.loads(messages.receive_all(channel))
+    with progress("handing over", seconds) as done:
+        counters = messages.KernelCounters(one_thread=on_terminal())
+        crossed = 0
+        started = time.monotonic()
+        while True:
+            slot = number % SLOTS
+            memory.flush()
+            checksum = zlib.crc32(slots[slot])
+            crossed += messages.send(
+                to, messages.PICTURE, number, slot, checksum, time.perf_counter_ns()
+            )
+            # The next picture is painted while the other process checks this one.
+            painter.paint(slots[(number + 1) % SLOTS], number + 1)
+            answer, size = messages.receive(back, messages.ANSWER)
+            crossed += size
+            _, published, seen, right = answer
+            latencies.append((seen - published) / 1000)
+            wrong += not right
+            number += 1
+            elapsed = time.monotonic() - started
+            done(elapsed)
+            if elapsed >= seconds:
+                break
+        ours_counted = counters.since()
+    messages.send(to, messages.PICTURE, messages.END, slot, 0, 0)
+    theirs = json.loads(messages.receive_all(back))
     del slots
     latencies.sort()
     return {

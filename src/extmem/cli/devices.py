@@ -8,11 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from extmem import physical_devices
 from extmem.capabilities import PhysicalDevice
+from extmem.cli.drivers import each_driver
+from extmem.cli.schemas import schema_of
 from extmem.cli.words import size_of
-from extmem.drivers.open import open_driver
-from extmem.errors import ExtmemError
 from extmem.vk.instances import choose_driver
 
 __all__ = ["collect", "show"]
@@ -24,20 +23,15 @@ def collect(driver: str = "all") -> dict[str, Any]:
     >>> [each["driver"] for each in collect("embedded")["devices"]]
     ['embedded', 'embedded']
     """
-    names = ["system", "embedded"] if driver == "all" else [driver]
-    found: list[dict[str, Any]] = []
     missing: list[dict[str, str]] = []
-    for name in names:
-        try:
-            actual = choose_driver(name).driver.name
-            origin = open_driver(actual).origin
-            found += [_plain(actual, origin, each) for each in physical_devices(actual)]
-        except ExtmemError as error:
-            if driver != "all":
-                raise
-            missing.append({"driver": name, "reason": str(error)})
+    found = [
+        _plain(each.name, each.origin, device)
+        for each in each_driver(driver, missing)
+        for device in each.devices
+    ]
     choice = choose_driver("auto" if driver == "all" else driver)
     return {
+        "schema": schema_of("devices"),
         "devices": found,
         "missing": missing,
         "default": {"driver": choice.driver.name, "reason": choice.reason},

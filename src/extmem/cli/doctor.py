@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from extmem.cli import doctor_gpu, doctor_leftovers, doctor_python
 from extmem.cli.findings import Finding, note, ok, problem
 from extmem.cli.words import one_line, say
 from extmem.drivers.open import open_driver
@@ -46,8 +47,15 @@ def _kernel() -> Iterable[Finding]:
 
 def _table() -> tuple[tuple[str, Check], ...]:
     """Every check and its name, in the order in which they are told."""
+    everywhere: tuple[tuple[str, Check], ...] = (
+        ("drivers", _drivers),
+        ("manifests", doctor_gpu.manifests),
+        ("settings", doctor_python.settings),
+        ("packages", doctor_python.packages),
+        ("pictures", doctor_leftovers.pictures),
+    )
     if sys.platform == "win32":
-        return (("kernel", _kernel), ("drivers", _drivers))
+        return (("kernel", _kernel), *everywhere)
     from extmem.cli import doctor_directory as directory
     from extmem.cli import doctor_system as system
 
@@ -61,7 +69,10 @@ def _table() -> tuple[tuple[str, Check], ...]:
         ("memfd", system.memfds),
         ("pidfd", system.pidfds),
         ("memory", system.memory),
-        ("drivers", _drivers),
+        ("cards", doctor_gpu.cards),
+        *everywhere,
+        ("objects", doctor_leftovers.objects),
+        ("processes", doctor_leftovers.processes),
     )
 
 

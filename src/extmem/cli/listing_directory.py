@@ -13,7 +13,7 @@ from extmem.share.passport import Passport, any_passport
 if sys.platform == "win32":
     raise ImportError("Windows has handles of its own; the directory is for Linux")
 
-__all__ = ["collect"]
+__all__ = ["collect", "plain"]
 
 _KMT = "Local\\extmem-kmt-"  # and a number
 
@@ -24,12 +24,13 @@ def collect() -> list[dict[str, Any]]:
     if kernel is None:
         return []
     try:
-        return [_plain(each) for each in kernel.listing()]
+        return [plain(each) for each in kernel.listing()]
     finally:
         kernel.disconnect()
 
 
-def _plain(listed: Listed) -> dict[str, Any]:
+def plain(listed: Listed) -> dict[str, Any]:
+    """One object."""
     name = None if listed.name is None else listed.name.decode("utf-8", "surrogatepass")
     number = name.removeprefix(_KMT) if listed.kmt and name is not None else ""
     return {

@@ -6,10 +6,11 @@ import os
 import struct
 import sys
 
-__all__ = ["ANSWER", "END", "PICTURE", "KernelCounters", "receive", "receive_all", "send"]
+__all__ = ["ANSWER", "END", "PICTURE", "READY", "KernelCounters", "receive", "receive_all", "send"]
 
-PICTURE = struct.Struct("<QIIQ")  # number, slot, checksum, when published (ns, monotonic)
+PICTURE = struct.Struct("<QIIQ")  # number, slot, checksum, when published (perf_counter_ns)
 ANSWER = struct.Struct("<QQQ?")  # number, when published, when seen, whether it was right
+READY = b"r"  # the other process has imported the memory
 END = (1 << 64) - 1  # a picture's number that says there are no more
 
 
@@ -42,14 +43,18 @@ def receive_all(channel: int) -> bytes:
 
 
 class KernelCounters:
-    """What the kernel counted of this process' reads and writes, from now on (Linux only)."""
+    """What the kernel counted of this process' reads and writes, from now on (Linux only).
 
-    def __init__(self) -> None:
-        self._start = _read()
+    one_thread: of the calling thread alone, where another one draws a progress bar
+    """
+
+    def __init__(self, one_thread: bool = False) -> None:
+        self._file = "/proc/thread-self/io" if one_thread else "/proc/self/io"
+        self._start = _read(self._file)
 
     def since(self) -> dict[str, int] | None:
         """Bytes read and written since the start, without our looking; None if unreadable."""
-        end = _read()
+        end = _read(self._file)
         if self._start is None or end is None:
             return None
         # The first look itself was a read, which the kernel counted after it had answered.
@@ -59,12 +64,12 @@ class KernelCounters:
         }
 
 
-def _read() -> tuple[int, int, int] | None:
+def _read(path: str) -> tuple[int, int, int] | None:
     """rchar, wchar, and how long this look was."""
     if sys.platform != "linux":
         return None
     try:
-        file = os.open("/proc/self/io", os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             text = os.read(file, 4096)
         finally:

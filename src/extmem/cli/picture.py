@@ -6,7 +6,7 @@ import struct
 import zlib
 from typing import Any
 
-__all__ = ["HEIGHT", "WIDTH", "Painter", "write_png"]
+__all__ = ["HEIGHT", "WIDTH", "Painter", "png", "write_png"]
 
 WIDTH, HEIGHT = 640, 360
 
@@ -52,6 +52,17 @@ class Painter:
 
 def write_png(path: str, frame: Any) -> None:
     """Write an array of (height, width, 4) bytes as a PNG file."""
+    with open(path, "wb") as file:
+        file.write(png(frame))
+
+
+def png(frame: Any) -> bytes:
+    """The same as the bytes of that file.
+
+    >>> import numpy
+    >>> png(numpy.zeros((2, 2, 4), numpy.uint8))[1:4]
+    b'PNG'
+    """
     height, width, _ = frame.shape
     rows = b"".join(b"\0" + frame[row].tobytes() for row in range(height))
 
@@ -60,6 +71,5 @@ def write_png(path: str, frame: Any) -> None:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
 
     header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    with open(path, "wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header))
-        file.write(chunk(b"IDAT", zlib.compress(rows, 6)) + chunk(b"IEND", b""))
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows, 6)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

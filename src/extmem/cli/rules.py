@@ -5,8 +5,11 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+import typer
+
+from extmem.cli.exits import NotThere
+from extmem.cli.schemas import schema_of
 from extmem.cli.words import say
-from extmem.errors import Unsupported
 from extmem.rules import catalogue
 from extmem.rules.catalogue import Entry
 
@@ -19,11 +22,11 @@ def collect(parent: str, verdict: str) -> list[dict[str, Any]]:
     """The rules of one structure or command, or with one verdict; "" for all."""
     every = catalogue.entries()
     if verdict and verdict not in catalogue.VERDICTS:
-        raise Unsupported(
+        raise typer.BadParameter(
             f"--verdict is {verdict}; expected one of {', '.join(catalogue.VERDICTS)}"
         )
     if parent and all(each.parent != parent for each in every):
-        raise Unsupported(
+        raise NotThere(
             f"--parent is {parent}, and no rule in scope is of a structure or command with that "
             "name; they are spelled as in the specification (VkMemoryAllocateInfo)"
         )
@@ -68,9 +71,10 @@ def explain(text: str) -> dict[str, Any]:
     try:
         entry = catalogue.find(text)
     except LookupError as problem:
-        raise Unsupported(str(problem)) from None
+        raise NotThere(str(problem)) from None
     found = catalogue.explanation(entry)
     return {
+        "schema": schema_of("explain"),
         "vuid": entry.vuid,
         "parent": entry.parent,
         "implicit": entry.implicit,
