@@ -22,8 +22,7 @@ number that does not fit) stays `TypeError` or `ValueError`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
     "ClosedError",
@@ -58,8 +57,7 @@ class ExtmemError(Exception):
     """The base of all errors of this package."""
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):  # a dataclass would double what `import extmem` takes
     """One broken rule: its name, where, what was found, and what to do."""
 
     vuid: str  # the specification's name of the rule
