@@ -230,8 +230,9 @@ def _import_host(device: Device, source: HandleType, handle: Any, size: int | No
             view = memoryview(handle).cast("B")
         except TypeError as error:
             raise TypeError(
-                f"handle is {handle!r}; expected a Handle, a number with handle_type=, or a writable "
-                "buffer that is contiguous (a bytearray, an mmap, a NumPy array); names go to name="
+                f"handle is {handle!r}; expected a Handle, a number with handle_type=, or a "
+                "writable buffer that is contiguous (a bytearray, an mmap, a NumPy array); names "
+                "go to name="
             ) from error
         if view.readonly:
             raise ValueError("host memory to import must be writable")

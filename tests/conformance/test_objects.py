@@ -197,7 +197,7 @@ def test_host_memory(gpu: Device) -> None:
 def test_what_is_no_host_memory_is_named(gpu: Device, wrong: object) -> None:
     if not gpu.physical.can_import("host_allocation"):
         driver_cannot("it imports no host_allocation")
-    with pytest.raises(TypeError, match="expected a Handle.*names go to name="):
+    with pytest.raises(TypeError, match=r"expected a Handle.*names go to name="):
         gpu.import_memory(wrong, size=64)
 
 

@@ -38,8 +38,8 @@ __all__ = ["Channel", "Other", "OtherFailed", "run", "start"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# Seconds for each message of another process. A Windows Python under Wine takes two to start where it
-# is alone, and half a minute where ten programs share two cores.
+# Seconds for each message of another process. A Windows Python under Wine takes two to start where
+# it is alone, and half a minute where ten programs share two cores.
 PATIENCE = 90.0
 
 

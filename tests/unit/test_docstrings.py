@@ -17,7 +17,8 @@ from tests.support.strict import missing
 # Their examples share memory by descriptors.
 POSIX = ("extmem.handles.posix", "extmem.handles.handle", "extmem.handles.directory.",
          "extmem.drivers.bridge", "extmem.cli.doctor_", "extmem.cli.listing_directory",
-         "extmem.share.sockets", "extmem.handles.words.futex")  # fmt: skip
+         "extmem.share.sockets", "extmem.handles.words.futex",
+         "extmem.bench.directory", "extmem.bench.names", "extmem.bench.places")  # fmt: skip
 WINDOWS = ("extmem.share.pipes", "extmem.handles.words.events")  # which has none
 
 
