@@ -67,10 +67,12 @@ install_packages() {
 }
 
 # apt with lists and a cache of its own: it needs no rights, changes nothing of the system's, and
-# checks the archive's signatures all the same.
+# checks the archive's signatures all the same. It looks past what is installed: a version that
+# came from elsewhere (a security update) would be wanted, and is not in these lists.
 private_apt() {
     logged apt-get -q -o Dir::Etc::SourceList="$apt/sources.list" \
         -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists="$apt/lists" \
+        -o Dir::State::status=/dev/null \
         -o Dir::Cache="$apt/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none \
         -o Acquire::Retries=3 "$@"
 }
