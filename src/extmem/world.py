@@ -74,6 +74,10 @@ class World:
             return self.parent.find(kind, value)
         return record
 
+    def has(self, record: Record) -> bool:
+        """Whether this very object is alive: drivers give handles of what is gone to new ones."""
+        return self.find(record.kind, record.value) is record
+
     def remove(self, kind: str, value: int) -> None:
         """Forget an object, and those that go with it (a pool's command buffers)."""
         with self.lock:

@@ -56,6 +56,12 @@ def commands_of_a_destroyed_pool(here: Scene) -> None:
     vk.vkBeginCommandBuffer(commands, vk.VkCommandBufferBeginInfo())
 
 
+@trap("VUID-vkFreeCommandBuffers-pCommandBuffers-00048")
+def freed_commands_that_are_not_there(here: Scene) -> None:
+    pool = vk.vkCreateCommandPool(here.device, vk.VkCommandPoolCreateInfo())
+    vk.vkFreeCommandBuffers(here.device, pool, 1, None)
+
+
 @trap("VUID-vkCmdFillBuffer-commandBuffer-parameter")
 def commands_that_were_freed(here: Scene) -> None:
     pool = vk.vkCreateCommandPool(here.device, vk.VkCommandPoolCreateInfo())

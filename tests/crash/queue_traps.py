@@ -161,6 +161,27 @@ def timeline_with_values_that_are_not_there(here: Scene) -> None:
     _submit(here, pSignalSemaphores=[here.semaphore(timeline=True)], pNext=times)
 
 
+@trap("VUID-VkDeviceGroupSubmitInfo-signalSemaphoreCount-00084")
+def submission_to_a_group_with_a_signal_for_no_device(here: Scene) -> None:
+    _submit(here, pSignalSemaphores=[here.semaphore()], pNext=vk.VkDeviceGroupSubmitInfo())
+
+
+@trap("VUID-VkDeviceGroupSubmitInfo-waitSemaphoreCount-00082")
+def submission_to_a_group_with_a_wait_of_no_device(here: Scene) -> None:
+    waits = [here.semaphore()]
+    _submit(
+        here,
+        pWaitSemaphores=waits,
+        pWaitDstStageMask=[_ALL],
+        pNext=vk.VkDeviceGroupSubmitInfo(),
+    )
+
+
+@trap("VUID-VkDeviceGroupSubmitInfo-commandBufferCount-00083")
+def submission_to_a_group_with_more_masks_than_commands(here: Scene) -> None:
+    _submit(here, pNext=vk.VkDeviceGroupSubmitInfo(pCommandBufferDeviceMasks=[1]))
+
+
 @trap("VUID-vkQueueSubmit-pWaitSemaphores-03238")
 def wait_of_a_queue_for_what_nobody_signals(here: Scene) -> None:
     _submit(here, pWaitSemaphores=[here.semaphore()], pWaitDstStageMask=[_ALL])
@@ -208,6 +229,48 @@ def commands_for_one_use_submitted_twice(here: Scene) -> None:
     vk.vkEndCommandBuffer(commands)
     here.submit(commands)
     here.submit(commands)
+
+
+@trap("VUID-vkQueueSubmit-pCommandBuffers-00070")
+def commands_whose_memory_has_a_successor(here: Scene) -> None:
+    buffer = here.bound()
+    found = here.world.find("VkBuffer", int(buffer)).facts["bound"]
+    commands = here.commands()
+    vk.vkCmdFillBuffer(commands, buffer, 0, 64, 7)
+    here.ended(commands)
+    vk.vkFreeMemory(here.device, found.value)
+    # Where handles are addresses this one mostly has the old one's.
+    info = vk.VkMemoryAllocateInfo(
+        allocationSize=found.facts["size"], memoryTypeIndex=found.facts["type_index"]
+    )
+    vk.vkAllocateMemory(here.device, info)
+    here.submit(commands)
+
+
+@trap("VUID-vkQueueSubmit-pCommandBuffers-00070", needs="vkCmdSetEvent")
+def commands_whose_event_was_destroyed(here: Scene) -> None:
+    event = vk.vkCreateEvent(here.device, vk.VkEventCreateInfo())
+    commands = here.commands()
+    vk.vkCmdSetEvent(commands, event, _ALL)
+    here.ended(commands)
+    vk.vkDestroyEvent(here.device, event)
+    here.submit(commands)
+
+
+@trap("VUID-vkQueueSubmit-pCommandBuffers-00070")
+def commands_that_call_what_was_recorded_anew(here: Scene) -> None:
+    pool = vk.vkCreateCommandPool(here.device, vk.VkCommandPoolCreateInfo(flags=2))
+    info = vk.VkCommandBufferAllocateInfo(commandPool=pool, level=1, commandBufferCount=1)
+    (inner,) = vk.vkAllocateCommandBuffers(here.device, info)
+    begin = vk.VkCommandBufferBeginInfo(pInheritanceInfo=vk.VkCommandBufferInheritanceInfo())
+    vk.vkBeginCommandBuffer(inner, begin)
+    vk.vkEndCommandBuffer(inner)
+    outer = here.commands()
+    vk.vkCmdExecuteCommands(outer, 1, [inner])
+    here.ended(outer)
+    vk.vkBeginCommandBuffer(inner, begin)
+    vk.vkEndCommandBuffer(inner)
+    here.submit(outer)
 
 
 @trap("VUID-vkQueueBindSparse-pBindInfo-parameter", needs="vkQueueBindSparse")

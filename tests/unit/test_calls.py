@@ -309,6 +309,15 @@ def test_without_checks_the_driver_s_own_codes_come_back() -> None:
         rig.close()
 
 
+def test_an_instance_of_a_vulkan_before_1_0_can_be_destroyed() -> None:
+    """Only rules refuse it; without them it is one of 1.0."""
+    application = vk.VkApplicationInfo(apiVersion=24)
+    info = vk.VkInstanceCreateInfo(pApplicationInfo=application)
+    instance = vk.vkCreateInstance(info, driver="embedded", checks="off")
+    assert vk.vkEnumeratePhysicalDevices(instance)
+    vk.vkDestroyInstance(instance)
+
+
 def test_drivers_and_checks_that_do_not_exist() -> None:
     with pytest.raises(extmem.DriverNotFound, match="there is no driver /nonexistent"):
         vk.vkCreateInstance(vk.VkInstanceCreateInfo(), driver="/nonexistent")

@@ -194,7 +194,7 @@ def test_textures_are_general_outside(gpu: Barriers, facts: dict[str, int]) -> N
     for image, said in ((texture, facts), (plain, {"import": 2})):
         memory = vk.vkAllocateMemory(gpu.device, info)
         gpu.facts(memory).update(said)
-        gpu.facts(image)["memory"] = int(memory)
+        gpu.facts(image)["bound"] = gpu.dispatch.world.find("VkDeviceMemory", int(memory))
 
     def out(image: Any, new: int, families: tuple[int, int] = (0, EXTERNAL)) -> tuple[Any, ...]:
         return gpu.barrier("image", False, image, families, (SOURCE, new))

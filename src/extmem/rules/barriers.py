@@ -200,9 +200,8 @@ def _ignored_or_external(call: Call, site: Site, side: int) -> Findings:
 
 def _is_texture(call: Call, image: Record) -> bool:
     """Whether an image lies in memory of a Direct3D 11 texture."""
-    bound = image.facts["memory"]
-    memory = call.world.find("VkDeviceMemory", int(bound)) if bound is not None else None
-    if memory is None:
+    memory = image.facts["bound"]
+    if memory is None or not call.world.has(memory):
         return False
     facts = memory.facts
     return bool(facts["import"] & _TEXTURES or facts["import_nv"] & _TEXTURES_NV)

@@ -215,7 +215,7 @@ def _aliasing(call: Call) -> bool:
 
 
 def _fits_into(image: Record, owner: Record) -> bool:
-    smaller = ("extent", "layers", "memory", "offset", "needs")
+    smaller = ("extent", "layers", "memory", "bound", "offset", "needs")
     if any(image.facts.get(k) != owner.facts.get(k) for k in owner.facts if k not in smaller):
         return False
     extents = zip(image.facts["extent"], owner.facts["extent"], strict=True)

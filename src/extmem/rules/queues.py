@@ -140,6 +140,32 @@ def a_fence_that_is_not_signalled_yet(call: Call, site: Site) -> Findings:
         )
 
 
+@rule("VUID-VkDeviceGroupSubmitInfo-waitSemaphoreCount-00082", stage="chain")
+def a_device_for_each_wait(call: Call, site: Site) -> Findings:
+    yield from _as_many(site, "waitSemaphoreCount", "device")
+
+
+@rule("VUID-VkDeviceGroupSubmitInfo-commandBufferCount-00083", stage="chain")
+def a_mask_for_each_command_buffer(call: Call, site: Site) -> Findings:
+    yield from _as_many(site, "commandBufferCount", "mask of devices")
+
+
+@rule("VUID-VkDeviceGroupSubmitInfo-signalSemaphoreCount-00084", stage="chain")
+def a_device_for_each_signal(call: Call, site: Site) -> Findings:
+    yield from _as_many(site, "signalSemaphoreCount", "device")
+
+
+def _as_many(site: Site, member: str, what: str) -> Findings:
+    # Drivers read as many as the VkSubmitInfo says.
+    given, wanted = int(site.value(member)), int(getattr(site.head, member))
+    if given != wanted:
+        yield site.broken(
+            member,
+            f"is {given}, but that of the VkSubmitInfo is {wanted}.",
+            f"Name one {what} for each.",
+        )
+
+
 @rule("VUID-vkQueueSubmit-pWaitSemaphores-03238", stage="state", at="vkQueueSubmit")
 @rule("VUID-vkQueueSubmit2-semaphore-03873", stage="state", at="vkQueueSubmit2")
 def waits_for_what_is_signalled_or_will_be(call: Call, site: Site) -> Findings:

@@ -90,6 +90,12 @@ def at_least_one_command_buffer(call: Call, site: Site) -> Findings:
         yield site.broken("pAllocateInfo", "commandBufferCount is 0.", "Allocate at least one.")
 
 
+@rule("VUID-vkFreeCommandBuffers-pCommandBuffers-00048", stage="arguments")
+def an_array_to_free(call: Call, site: Site) -> Findings:
+    if site.value("commandBufferCount") and not site.value("pCommandBuffers"):
+        yield site.broken("pCommandBuffers", "is None.", "Pass the command buffers, or count none.")
+
+
 @rule("VUID-vkFreeCommandBuffers-pCommandBuffers-parent", stage="state")
 def freed_from_their_own_pool(call: Call, site: Site) -> Findings:
     pool = call.world.find("VkCommandPool", int(site.value("commandPool") or 0))
@@ -140,22 +146,25 @@ def submitted_when_it_can_run(call: Call, site: Site) -> Findings:
             )
 
 
-def _gone(call: Call, commands: Record, seen: set[int]) -> str | None:
+def _gone(call: Call, commands: Record, seen: set[Record]) -> str | None:
     """What a command buffer uses and is not there any more."""
-    for kind, value in commands.facts["uses"]:
-        resource = call.world.find(kind, value)
-        if resource is None:
-            return f"the {kind} {value:#x}, which was destroyed"
-        memory = resource.facts["memory"]
-        if memory is not None and call.world.find("VkDeviceMemory", int(memory)) is None:
-            return f"the {kind} {value:#x}, whose memory was freed"
-    seen.add(commands.value)
-    for value in commands.facts["calls"] - seen:
-        inner = _commands(call, value)
-        if inner is None:
-            return f"the secondary VkCommandBuffer {value:#x}, which was freed"
+    for resource in commands.facts["uses"]:
+        if not call.world.has(resource):
+            return f"the {resource.kind} {resource.value:#x}, which was destroyed"
+        memory = resource.facts.get("bound")
+        if memory is not None and not call.world.has(memory):
+            return f"the {resource.kind} {resource.value:#x}, whose memory was freed"
+    seen.add(commands)
+    for inner, times in commands.facts["calls"]:
+        if inner in seen:
+            continue
+        name = f"the secondary VkCommandBuffer {inner.value:#x}, which"
+        if not call.world.has(inner):
+            return f"{name} was freed"
+        if inner.facts["times"] != times:
+            return f"{name} was recorded again or reset since"
         if inner.facts["state"] != EXECUTABLE:
-            return f"the secondary VkCommandBuffer {value:#x}, which {_is(inner)}"
+            return f"{name} {_is(inner)}"
         found = _gone(call, inner, seen)
         if found is not None:
             return found

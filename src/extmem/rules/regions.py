@@ -45,8 +45,8 @@ def has_memory(call: Call, record: Record) -> bool:
     """Whether a resource is bound to memory that is alive, or gets its memory in pieces."""
     if record.facts["flags"] & _SPARSE:
         return True
-    memory = record.facts["memory"]
-    return memory is not None and call.world.find("VkDeviceMemory", int(memory)) is not None
+    memory = record.facts["bound"]
+    return memory is not None and call.world.has(memory)
 
 
 def unbound(call: Call, site: Site, member: str) -> Findings:

@@ -194,7 +194,7 @@ def _create_instance(info: Any, driver: Driver, checks: str) -> s.VkInstance:
         driver,
         instance=0,
         device=None,
-        version=wanted or int(c.VK_API_VERSION_1_0),
+        version=max(wanted, int(c.VK_API_VERSION_1_0)),  # 0 means that, and below it is nothing
         extensions=_names(prototype, info) if info is not None else frozenset(),
         checks=checks,
         parent=None,

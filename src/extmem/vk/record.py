@@ -126,7 +126,7 @@ def made_with(world: World, kind: str, resource: int) -> tuple[Any, ...] | None:
     found = world.find(kind, int(resource))
     if found is None:
         return None
-    later = ("memory", "offset", "needs")  # what became of it afterwards
+    later = ("memory", "bound", "offset", "needs")  # what became of it afterwards
     return tuple((name, found.facts[name]) for name in sorted(found.facts) if name not in later)
 
 
@@ -149,7 +149,8 @@ def _buffer(info: Any, chain: dict[str, Structure], arguments: list[Any]) -> Fac
         "sharing": info.sharingMode,
         "types": _external_types(chain, "VkExternalMemoryBufferCreateInfo"),
         "dedicated_nv": bool(nv is not None and nv.dedicatedAllocation),
-        "memory": None,
+        "memory": None,  # the handle, and the object behind it
+        "bound": None,
     }
 
 
@@ -169,7 +170,8 @@ def _image(info: Any, chain: dict[str, Structure], arguments: list[Any]) -> Fact
         "types": _external_types(chain, "VkExternalMemoryImageCreateInfo"),
         "types_nv": _external_types(chain, "VkExternalMemoryImageCreateInfoNV"),
         "dedicated_nv": bool(nv is not None and nv.dedicatedAllocation),
-        "memory": None,
+        "memory": None,  # the handle, and the object behind it
+        "bound": None,
     }
 
 
@@ -240,6 +242,7 @@ def _bound(dispatch: Dispatch, kind: str, resource: Any, memory: Any, offset: in
     found = dispatch.world.find(kind, int(resource))
     if found is not None:
         found.facts["memory"] = int(memory)
+        found.facts["bound"] = dispatch.world.find("VkDeviceMemory", int(memory))
         found.facts["offset"] = offset
 
 

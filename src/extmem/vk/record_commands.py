@@ -33,8 +33,9 @@ def command_buffer_facts(info: Any) -> dict[str, Any]:
         "level": info.level,
         "state": INITIAL,
         "once": False,  # to be submitted once
-        "uses": set(),  # the buffers and images that its commands touch, by kind and handle
-        "calls": set(),  # secondary command buffers
+        "uses": set(),  # the buffers, images and events that its commands touch
+        "times": 0,  # how often it was begun or reset
+        "calls": set(),  # secondary command buffers, each with its `times` then
         "tells": False,  # it sets an event, by which the host can see how far it came
     }
 
@@ -42,20 +43,19 @@ def command_buffer_facts(info: Any) -> dict[str, Any]:
 def memories(world: World, commands: list[int]) -> frozenset[int]:
     """The memory that command buffers touch; nothing where an event may tell that they are done."""
     found: set[int] = set()
-    todo, seen = list(commands), set()
+    todo = [world.find("VkCommandBuffer", value) for value in commands]
+    seen = set()
     while todo:
-        value = todo.pop()
-        record = world.find("VkCommandBuffer", value)
-        if record is None or value in seen:
+        record = todo.pop()
+        if record is None or record in seen:
             continue
-        seen.add(value)
+        seen.add(record)
         if record.facts["tells"]:
             return frozenset()
-        todo += record.facts["calls"]
-        for kind, handle in record.facts["uses"]:
-            resource = world.find(kind, handle)
-            memory = resource.facts["memory"] if resource is not None else None
-            if memory is not None:
+        todo += [each for each, _ in record.facts["calls"]]
+        for resource in record.facts["uses"]:
+            memory = resource.facts.get("memory")
+            if memory is not None and world.has(resource):
                 found.add(memory)
     return frozenset(found)
 
@@ -72,6 +72,7 @@ def _items(array: Any, count: int) -> Iterator[Any]:
 def _forget(record: Record) -> None:
     record.facts["uses"] = set()
     record.facts["calls"] = set()
+    record.facts["times"] += 1
     record.facts["tells"] = False
 
 
@@ -133,6 +134,7 @@ _TOUCHED = {
     "image": "VkImage",
     "srcImage": "VkImage",
     "dstImage": "VkImage",
+    "event": "VkEvent",
 }
 
 
@@ -144,18 +146,25 @@ def recorded(name: str, params: Any, dispatch: Dispatch, arguments: list[Any]) -
     if name.startswith("vkCmdSetEvent"):
         found.facts["tells"] = True
     elif name == "vkCmdExecuteCommands":
-        found.facts["calls"].update(_handles(arguments[2], arguments[1]))
+        for each in _handles(arguments[2], arguments[1]):
+            inner = dispatch.world.find("VkCommandBuffer", each)
+            if inner is not None:
+                found.facts["calls"].add((inner, inner.facts["times"]))
         return
-    uses: set[tuple[str, int]] = found.facts["uses"]
+    uses: set[tuple[str, int]] = set()
     for param, value in zip(params, arguments, strict=False):
         kind = _TOUCHED.get(param.name)
         if kind is not None and value:
             uses.add((kind, int(value)))
+        elif param.name == "pEvents":
+            uses.update(("VkEvent", each) for each in _handles(value, arguments[1]))
         elif isinstance(value, Structure):
             _touched(uses, value)
         elif param.name in _BARRIERS and value is not None:
             for each in value:
                 _touched(uses, each)
+    touched = (dispatch.world.find(kind, handle) for kind, handle in uses)
+    found.facts["uses"].update(each for each in touched if each is not None)
 
 
 _BARRIERS = ("pBufferMemoryBarriers", "pImageMemoryBarriers")

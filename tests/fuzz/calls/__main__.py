@@ -1,84 +1,57 @@
 """Random calls of `extmem.vk`, right ones and wrong ones, in a process of their own.
 
-    python -m tests.fuzz.calls [--driver embedded] [--runs 100000] [--seed N] [--round N]
+    python -m tests.fuzz.calls                          # a million, on the embedded device
+    python -m tests.fuzz.calls --driver swiftshader --runs 150000
+    python -m tests.fuzz.calls --seed N --only ROUND    # one round again, each call written out
 
-Ends with 1 if that process died or hung, or met an error that is none of ours. What it was at is
-repeated with the same seed and `--only` the round that is named. Under way: nothing runs this by
-itself yet, and growth is printed and not judged.
+Ends with 1 if that process died or hung, met an error that is none of ours, or kept something: the
+seed and the round are said, and what it was at.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
-from tests.fuzz.calls.child import PAGE, PLACES
+import pytest
 
-_SPEED = 50  # calls in a second, at the least: below that it hangs
+from tests.fuzz.calls import watch
+from tests.support import drivers
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m tests.fuzz.calls",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--driver", default="embedded")
-    parser.add_argument("--runs", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
-    parser.add_argument("--round", type=int, default=1500, help="calls on one device")
+    names = f"{', '.join(drivers.NAMES)}, or the path of a manifest"
+    parser.add_argument("--driver", default="embedded", help=names)
+    parser.add_argument("--runs", type=int, default=1_000_000, help="calls")
+    parser.add_argument("--seed", type=int, default=0, help="0: another one each time")
+    parser.add_argument("--round", type=int, default=watch.ROUND, help="calls on one device")
     parser.add_argument("--only", type=int, help="the number of one round")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="calls-") as name:
-        folder = Path(name)
-        page, report = folder / "page", folder / "report"
-        page.write_bytes(bytes(PAGE.size))
-        asked = {
-            "driver": options.driver,
-            "calls": options.runs,
-            "seed": options.seed,
-            "round": options.round,
-            "only": options.only,
-            "trace": options.only is not None,
-            "page": str(page),
-            "report": str(report),
-        }
-        child = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-m", "tests.fuzz.calls.child",
-             json.dumps(asked)],
-            env={
-                **os.environ,
-                "EXTMEM_RUNTIME_DIR": name,
-                "EXTMEM_DIRECTORY_GLOBAL": f"extmem-calls-{os.getpid()}",
-                "TMPDIR": name,
-            },
-        )  # fmt: skip
+    driver = options.driver
+    if driver in drivers.NAMES:
         try:
-            ended = f"ended with {child.wait(60 + options.runs / _SPEED)}"
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-            ended = "hung"
-        number, round_, place = PAGE.unpack(page.read_bytes())
-        print(f"seed {options.seed}; the process {ended}", end="; ")
-        if not report.exists():
-            print(f"it was at call {number} of round {round_}: {PLACES[place]}")
-            return 1
-        found = json.loads(report.read_text())
-    outcomes = [sum(each[k] for each in found["counts"].values()) for k in range(6)]
-    share = (outcomes[0] + outcomes[1]) / max(1, sum(outcomes))
-    print(
-        f"{found['calls']} calls, {found['calls'] / found['seconds']:.0f} in a second, {share:.0%} "
-        f"reached the driver; memory in five steps: {[each['rss'] for each in found['steps']]}; "
-        f"held {found['held']}"
-    )
-    for what, trace in found["finds"].items():
-        print(f"FOUND {what}\n{trace}")
-    return 1 if found["finds"] else 0
+            driver = drivers.find(driver)
+        except pytest.skip.Exception as error:
+            sys.exit(str(error))
+    seed = options.seed or random.randrange(1, 1 << 32)
+    asked = watch.Asked(driver, options.runs, seed, options.round, options.only)
+    try:
+        report = watch.run(asked)
+    except watch.Found as found:
+        if asked.only is not None:
+            print(found.said)
+        print(found)
+        return 1
+    if asked.only is not None:
+        print(report.said)
+    print(report, *report.unreached, sep="\n")
+    return 0
 
 
 if __name__ == "__main__":

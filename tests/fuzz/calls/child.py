@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import gc
+import faulthandler
 import json
 import logging
-import mmap
 import resource
-import struct
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from extmem.world import payloads, sync_origins
+from tests.fuzz.calls import sabotage
+from tests.fuzz.calls.coverage import declared
+from tests.fuzz.calls.growth import Level, Steps, allowed, memory
+from tests.fuzz.calls.page import Page
 from tests.fuzz.calls.rounds import Rounds
-from tests.fuzz.calls.tables import COMMANDS
 
-__all__ = ["PAGE", "PLACES", "Stumbles"]
+__all__ = ["FIRST", "Stumbles"]
 
-PAGE = struct.Struct("<QQI")  # the number of a call, of its round, and what it is
-PLACES = ("opening", "closing", *COMMANDS)  # what a process can be at
-
-_STEPS = 5  # the first is for warming up
+FIRST = 3  # rounds that fill caches, before anything is judged
+_STEPS = 20  # in which memory is measured
+_WARM = 0.2  # of all calls are for warming up, too
+_KNOWN = 64  # payloads whose origin is remembered
 
 
 class Stumbles(logging.Handler):
     """Counts what the embedded device answers although it did not expect it."""
 
-    def __init__(self, trace: bool) -> None:
+    def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.seen: dict[str, int] = {}
-        self.trace = trace
+        self.trace = False
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
@@ -47,58 +51,84 @@ class Stumbles(logging.Handler):
             print(f"stumbled: {key}: {error}", flush=True)
 
 
-def _memory() -> dict[str, int]:
-    gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return {
-        "rss": pages * resource.getpagesize(),
-        "blocks": sys.getallocatedblocks(),
-        "objects": len(gc.get_objects()),
-    }
+def _numbers(only: int | None) -> Iterator[int]:
+    """The rounds: all of them, or one after those that fill the caches."""
+    if only is None:
+        number = 0
+        while True:
+            yield number
+            number += 1
+    yield from range(FIRST)
+    yield only
+
+
+class _Judge:
+    """Looks at the process after each round."""
+
+    def __init__(self, driver: str, total: int) -> None:
+        self.level, self.steps = Level(), Steps(allowed(driver))
+        self._total = total
+        self._rounds = 0
+        self._next = total * _WARM
+
+    def after(self, calls: int) -> list[str]:
+        """What there is too much of."""
+        self._rounds += 1
+        if self._rounds < FIRST:
+            return []
+        if self._rounds == FIRST:
+            self.level.begin()
+        found = self.level.excess()
+        if calls >= self._next:
+            self._next = calls + (1 - _WARM) * self._total / _STEPS
+            found += self.steps.add(calls, memory())
+        return found
 
 
 def main() -> None:
     asked = json.loads(sys.argv[1])
+    faulthandler.register(signal.SIGUSR1)  # by which the watcher asks where this hangs
     log = logging.getLogger("extmem")
-    stumbles = Stumbles(asked["trace"])
+    stumbles = Stumbles()
     log.addHandler(stumbles)
     log.propagate = False
-    with open(asked["page"], "r+b") as file:
-        page = mmap.mmap(file.fileno(), PAGE.size)
-    numbers = {name: index for index, name in enumerate(PLACES)}
-    pack, at = PAGE.pack_into, [0]
-
-    def announce(number: int, name: str) -> None:
-        pack(page, 0, number, at[0], numbers[name])
-
-    rounds = Rounds(asked["driver"], asked["seed"], announce, asked["trace"])
+    # What they know of descriptors is bounded. Full from the first rounds on, it is no growth.
+    payloads.most = sync_origins.most = _KNOWN
+    page = Page(asked["page"])
+    rounds = Rounds(asked["driver"], asked["seed"], page.announce)
+    judge = _Judge(asked["driver"], asked["calls"])
+    total, size, only = asked["calls"], asked["round"], asked["only"]
     since = time.monotonic()
-    total, size = asked["calls"], asked["round"]
-    steps: list[dict[str, int]] = []
-    held: list[dict[str, int]] = []
-    number = 0 if asked["only"] is None else asked["only"]
-    while rounds.made < total:
-        at[0] = number
-        rounds.round(number, min(size, total - rounds.made) if number else min(size, total))
-        number += 1
-        if rounds.made >= total * (len(steps) + 1) // _STEPS:
-            steps.append(_memory())
-        gc.collect() if number < 3 else None
-        held.append(rounds.held())
-        if asked["only"] is not None:
+    grown: list[str] = []
+    for number in _numbers(only):
+        if rounds.made >= total and only is None:
             break
+        page.round = number
+        rounds.trace = stumbles.trace = number == only
+        rounds.round(number, min(size, max(total - rounds.made, 1)) if only is None else size)
+        if number >= FIRST and asked["sabotage"]:
+            sabotage.after_a_round(asked["sabotage"], rounds)
+        page.announce(0, "measuring")
+        grown = [f"after round {number}, {each}" for each in judge.after(rounds.made)]
+        if grown:
+            break
+        if number == FIRST - 1 and asked["sabotage"]:
+            sabotage.in_calls(asked["sabotage"])
     result: dict[str, Any] = {
         "calls": rounds.made,
-        "rounds": number,
+        "rounds": rounds.done,
         "seconds": time.monotonic() - since,
         "counts": rounds.counts,
-        "missing": sorted(rounds.missing),
+        "reasons": declared(rounds.foreign),
         "finds": rounds.finds,
         "odd": rounds.odd,
         "stumbles": stumbles.seen,
-        "steps": steps,
-        "held": [held[min(1, len(held) - 1)], held[-1]],
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "first": judge.level.first or {},
+        "last": judge.level.last,
+        "steps": judge.steps.seen,
+        "growth": judge.steps.grown,
+        "grown": grown,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # bytes
     }
     rounds.close()
     Path(asked["report"]).write_text(json.dumps(result))

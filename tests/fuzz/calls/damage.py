@@ -277,7 +277,9 @@ class Damage:
         if roll < 0.9:
             return dice.one((tuple(items), Items(items), items[0]))
         if isinstance(items[0], vk.Structure):
-            return (type(items[0]) * len(items))(*items)
+            # What was spoilt before may have put something else among them, which no array takes.
+            same = all(type(item) is type(items[0]) for item in items)
+            return (type(items[0]) * len(items))(*items) if same else items
         numbers = [int(item) if isinstance(item, int) else 0 for item in items]
         return (ctypes.c_uint64 * len(items))(*(each & (1 << 64) - 1 for each in numbers))
 

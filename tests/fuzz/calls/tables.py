@@ -20,6 +20,7 @@ __all__ = ["COMMANDS", "HANDLES", "OPEN", "STRUCTURES", "Command", "Input", "Mem
 # What a rule names and nothing checks to the end: a driver in C is not given all values there.
 OPEN = {
     ("vkFreeCommandBuffers", "pCommandBuffers"): "whether they are alive is not looked at",
+    ("vkFreeMemory", "memory"): "it is refused only on proof that a queue still uses it",
 }
 
 

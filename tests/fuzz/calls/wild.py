@@ -215,7 +215,8 @@ class Wild:
             arguments[0] = self.first(name, command.inputs[0].member.type)
         if command.filled is not None and self.dice.odds(0.3):
             arguments.append(self.output(command))
-        return Call(name, arguments)
+        nobodys = command.prototype.level == "global"  # neither an instance's nor a device's
+        return Call(name, arguments, {"driver": self.hand.driver} if nobodys else {})
 
     def first(self, name: str, kind: str) -> Any:
         """What a command is called of: mostly what is right."""
