@@ -13,7 +13,6 @@ from tests.fuzz.calls.dice import Dice
 from tests.fuzz.calls.furniture import Furniture
 from tests.fuzz.calls.gpu import Abilities, Gpu
 from tests.fuzz.calls.hand import Call, Hand
-from tests.fuzz.calls.quirks import kept_back
 from tests.fuzz.calls.right import RIGHT
 from tests.fuzz.calls.tables import COMMANDS
 from tests.fuzz.calls.telling import told
@@ -261,12 +260,6 @@ class _Maker:
 
     def next(self) -> Call:
         """The next call: right, spoilt, or wild."""
-        while True:
-            call = self._any()
-            if not kept_back(self.hand, call):
-                return call
-
-    def _any(self) -> Call:
         hand, dice = self.hand, self.hand.dice
         roll = dice.random()
         if roll < 0.12:

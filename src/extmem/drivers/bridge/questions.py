@@ -58,10 +58,10 @@ def about_images(below: Command) -> Command:
             0,
         )
         if not handle_type & WINDOWS:
-            return int(below(physical, info, found))
+            return _asked(below, physical, info, found)
         if not handle_type & CARRIED:
             return int(c.VK_ERROR_FORMAT_NOT_SUPPORTED)
-        result = int(below(physical, rebuilt(info, _AS_FD), found))
+        result = _asked(below, physical, rebuilt(info, _AS_FD), found)
         if result == 0:
             for item in followers(found):
                 if type(item) is s.VkExternalImageFormatProperties:
@@ -69,6 +69,27 @@ def about_images(below: Command) -> Command:
         return result
 
     return ask
+
+
+def _asked(below: Command, physical: int, info: Any, found: Any) -> int:
+    """Ask the driver, always with both external structures or with none.
+
+    Either may stand alone, and then says nothing. SwiftShader reads the missing question, and Mesa
+    22.3 writes into the missing answer: both end the process.
+    """
+    asked = s.VkPhysicalDeviceExternalImageFormatInfo in {type(item) for item in followers(info)}
+    told = s.VkExternalImageFormatProperties in {type(item) for item in followers(found)}
+    if asked == told:
+        return int(below(physical, info, found))
+    if told:
+        copy = type(info).from_buffer_copy(info)
+        copy.pNext = s.VkPhysicalDeviceExternalImageFormatInfo(pNext=info.pNext)  # of type 0
+        return int(below(physical, copy, found))
+    answer = type(found).from_buffer_copy(found)
+    answer.pNext = s.VkExternalImageFormatProperties(pNext=found.pNext)
+    result = int(below(physical, info, answer))
+    found.imageFormatProperties = answer.imageFormatProperties
+    return result
 
 
 def _as_fd(item: Any) -> Any:
