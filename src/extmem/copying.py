@@ -49,6 +49,8 @@ def copy(
     signal: Semaphores = (),
 ) -> None:
     """Copy `size` bytes, by default as many as the smaller buffer has."""
+    _is_buffer("source", source)
+    _is_buffer("target", target)
     length = min(source.size, target.size) if size is None else size
     if not 0 < length <= min(source.size, target.size):
         raise ValueError(
@@ -72,12 +74,23 @@ def fill(
     signal: Semaphores = (),
 ) -> None:
     """Fill with a 32-bit value; bytes beyond the last whole word stay as they are."""
+    _is_buffer("target", target)
     target.ownership.use(strict=False)
 
     def record(commands: vk.VkCommandBuffer) -> None:
         vk.vkCmdFillBuffer(commands, target.handle, 0, vk.VK_WHOLE_SIZE, value)
 
     _submit(device, record, wait, signal)
+
+
+def _is_buffer(name: str, given: object) -> None:
+    from extmem.resources import Buffer
+
+    if not isinstance(given, Buffer):
+        raise TypeError(
+            f"{name} is {given!r}; expected a Buffer. Device.buffer(memory) makes one of memory, "
+            "and upload and readback are for images"
+        )
 
 
 # -- images ---------------------------------------------------------------------------------------

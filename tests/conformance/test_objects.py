@@ -221,6 +221,15 @@ def test_copy_and_fill_through_device_memory(driver: str, gpu: Device) -> None:
         assert (source.numpy("uint16")[1024:] == np.arange(1024, 2048)).all()
 
 
+def test_what_is_no_buffer_is_named(gpu: Device) -> None:
+    with gpu.allocate(64) as memory, gpu.buffer(memory) as buffer:
+        for call in (gpu.copy, lambda a, b: gpu.copy(b, a)):
+            with pytest.raises(TypeError, match="expected a Buffer"):
+                call(memory, buffer)
+        with pytest.raises(TypeError, match="target is <Memory"):
+            gpu.fill(memory, 7)
+
+
 def test_a_part_of_memory(gpu: Device) -> None:
     memory = gpu.allocate(65536)
     memory.numpy()[:] = 0

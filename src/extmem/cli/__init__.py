@@ -250,7 +250,7 @@ def view_command(
     """Show what is shared, live, on a page of this machine's own; or one picture, without a page.
 
     The page is served on loopback alone, to whoever has the address that is printed. It changes
-    nothing, and publishers do not wait for it. It needs: pip install 'extmem[view]'. --png and
+    nothing, and publishers do not wait for it. It needs: pip install 'extmem\\[view]'. --png and
     --json do without.
     """
     from extmem.cli import view
