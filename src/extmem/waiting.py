@@ -27,6 +27,9 @@ _MICROSECOND = 1_000  # everything here is in nanoseconds
 _MILLISECOND = 1_000_000
 
 _YIELDING = 40 * _MICROSECOND  # how long the second part takes
+# Who reads alone gives its turn away this often all the same: the processor may be wanted, not
+# least by another process that waits for the same signal.
+_TURN = 20 * _MICROSECOND
 _FIRST_SLEEP = _MILLISECOND // 4
 # A driver in C does not return for Ctrl-C, so sleep ends now and then; that this costs nothing to
 # speak of is measured in bench/waiting.py. Elsewhere it ends for whoever closes what is waited for.
@@ -225,15 +228,20 @@ def wait(
 def _reads(ready: Callable[[], bool], until: int, deadline: int | None, alone: bool) -> int:
     """Read until then; when it was found to be ready, about, and 0 if it was not.
 
-    alone: no other thread wants the interpreter, or reading lets go of it by itself
+    alone: no other thread wants the interpreter, or reading lets go of it by itself; then only the
+        processor is given away, now and then
     """
     if deadline is not None:
         until = min(until, deadline)
     now = time.monotonic_ns
     if alone:
+        turn = now() + _TURN
         while (seen := now()) < until:
             if ready():
                 return seen
+            if seen >= turn:
+                let_go()
+                turn = seen + _TURN
         return 0
     while (seen := now()) < until:
         if ready():

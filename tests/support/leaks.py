@@ -7,6 +7,8 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from extmem.handles.system import kernel
@@ -186,18 +188,21 @@ def _of_another(what: str, name: str) -> bool:
         except FileNotFoundError:
             return True  # whoever made it has taken it away
 
+        def is_it(fd: Path) -> bool:
+            return os.path.samestat(os.stat(fd), file)
+
         def holds(process: Path) -> bool:
-            if any(os.path.samestat(os.stat(fd), file) for fd in (process / "fd").iterdir()):
-                return True
             lines = (process / "maps").read_text().splitlines()
-            return any(f" {file.st_ino} " in line and "/dev/shm/" in line for line in lines)
+            if any(f" {file.st_ino} " in line and "/dev/shm/" in line for line in lines):
+                return True
+            return _has_open(process, is_it)
 
     elif what == "sockets with a name":
         lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]
         ours = {f"socket:[{x[6]}]" for x in (line.split(maxsplit=7) for line in lines) if name in x}
 
         def holds(process: Path) -> bool:
-            return any(os.readlink(fd) in ours for fd in (process / "fd").iterdir())
+            return _has_open(process, lambda fd: os.readlink(fd) in ours)
 
     else:
         return False
@@ -210,4 +215,13 @@ def _of_another(what: str, name: str) -> bool:
                 return True
         except OSError:
             continue  # ended, or not ours to look at
+    return False
+
+
+def _has_open(process: Path, wanted: Callable[[Path], bool]) -> bool:
+    """Whether a process, which goes on opening and closing others, has a descriptor like that."""
+    for fd in (process / "fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if wanted(fd):
+                return True
     return False
