@@ -187,12 +187,12 @@ def import_of_a_name_that_nobody_holds(here: Scene) -> None:
     here.gpu.import_memory(name=r"Local\nobody-holds-this-object", size=4096)
 
 
-@trap(Unsupported, TypeError, says="cannot import|bytes-like")
+@trap(Unsupported, TypeError, says="cannot import|expected a Handle")
 def import_of_a_word(here: Scene) -> None:
     here.gpu.import_memory("a word", size=4096)
 
 
-@trap(TypeError, Unsupported, says="bytes-like|cannot import")
+@trap(TypeError, Unsupported, says="expected a Handle|cannot import")
 def import_of_an_object(here: Scene) -> None:
     here.gpu.import_memory(object(), size=4096)
 
