@@ -34,4 +34,6 @@ async def main(name: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python examples/asyncio_stream.py NAME")
     asyncio.run(main(sys.argv[1]))

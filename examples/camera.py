@@ -26,8 +26,7 @@ def paint(pixels: np.ndarray, number: int) -> None:
 def main(name: str, frames: int = 300) -> None:
     with extmem.publish(name, shape=(HEIGHT, WIDTH, 4), dtype="uint8") as camera:
         print(f"waiting for somebody to watch {name}", flush=True)
-        while not camera.readers:
-            time.sleep(0.05)
+        camera.wait_for(subscribers=1)
         for number in range(frames):
             with camera.frame() as frame:  # entered, it has a free slot; left, it is published
                 paint(frame.numpy(), number)
@@ -37,4 +36,6 @@ def main(name: str, frames: int = 300) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python examples/camera.py NAME [FRAMES]")
     main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -26,4 +26,6 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python examples/camera_to_torch.py NAME")
     main(sys.argv[1])

@@ -46,4 +46,6 @@ def main(name: str, player: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("usage: python examples/ping_pong.py NAME first|second")
     main(*sys.argv[1:])

@@ -87,4 +87,6 @@ def main(form: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python examples/spec.py khr|nv")
     (importer if sys.argv[2:] else main)(sys.argv[1])

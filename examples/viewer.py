@@ -57,4 +57,6 @@ def main(name: str, path: str = "") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python examples/viewer.py NAME [FILE.png]")
     main(*sys.argv[1:])

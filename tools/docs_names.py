@@ -14,7 +14,7 @@ import docs_words
 import extmem
 from extmem import capabilities, vk
 from extmem.interop import cuda
-from extmem.share import channel, drafts, frames, passport, stream, subscribing
+from extmem.share import channel, passport
 from extmem.vk import _prototypes
 from extmem.vk._prototype import Prototype
 
@@ -68,11 +68,6 @@ CORE = (
 
 # What the names of `extmem.__all__` return and are given, by their own modules.
 _RETURNED = (
-    stream.Stream,
-    stream.Reader,
-    drafts.Draft,
-    subscribing.Subscription,
-    frames.Frame,
     capabilities.PhysicalDevice,
     capabilities.MemoryType,
     capabilities.Sharing,

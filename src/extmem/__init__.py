@@ -45,10 +45,12 @@ __all__ = [
     "ClosedError",
     "CommandUnavailable",
     "Device",
+    "Draft",
     "DriverError",
     "DriverNotFound",
     "ExtmemError",
     "Fence",
+    "Frame",
     "Handle",
     "Image",
     "Memory",
@@ -56,10 +58,13 @@ __all__ = [
     "PassportError",
     "Problem",
     "QuarantineError",
+    "Reader",
     "RuleViolation",
     "Semaphore",
+    "Stream",
     "StreamEnded",
     "StreamFull",
+    "Subscription",
     "TensorError",
     "Unsupported",
     "ViewsAlive",
@@ -86,8 +91,10 @@ if TYPE_CHECKING:
     from extmem.opening import open_device, physical_devices
     from extmem.resources import Buffer
     from extmem.share import channel
-    from extmem.share.stream import publish
-    from extmem.share.subscribing import subscribe
+    from extmem.share.drafts import Draft
+    from extmem.share.frames import Frame
+    from extmem.share.stream import Reader, Stream, publish
+    from extmem.share.subscribing import Subscription, subscribe
     from extmem.sync import Fence, Semaphore
     from extmem.together import wait_all, wait_any
 else:
@@ -97,11 +104,16 @@ else:
         "Array": "extmem.interop.array",
         "Buffer": "extmem.resources",
         "Device": "extmem.device",
+        "Draft": "extmem.share.drafts",
         "Fence": "extmem.sync",
+        "Frame": "extmem.share.frames",
         "Handle": "extmem.handles.handle",
         "Image": "extmem.images.image",
         "Memory": "extmem.memory",
+        "Reader": "extmem.share.stream",
         "Semaphore": "extmem.sync",
+        "Stream": "extmem.share.stream",
+        "Subscription": "extmem.share.subscribing",
         "channel": "extmem.share",
         "from_dlpack": "extmem.interop.finding",
         "open_device": "extmem.opening",

@@ -151,9 +151,9 @@ def import_memory(
     if known.size is None:
         if source.kind in ("nt", "kmt") and (why := nt_lookup.out_of_order()):
             raise Unsupported(f"cannot import {source.name}: {why}")
+        what = "descriptor" if source.kind == "fd" else "handle or a name"
         raise ValueError(
-            f"pass size= or passport=: {source.name} does not tell its size, and a bare handle "
-            "or a name does not know it"
+            f"pass size= or passport=: a bare {what} of {source.name} does not tell the size"
         )
     check_size(known.size)
     return carried_in(source, handle, name, lambda chain: _import(device, known, source, chain))
@@ -161,8 +161,10 @@ def import_memory(
 
 def source_of(handle: Any, name: str | None, handle_type: str | int | None) -> HandleType:
     """Which type a handle is, or what a name stands for."""
-    if (handle is None) == (name is None):
+    if handle is None and name is None:
         raise ValueError("pass a handle to import, or a name")
+    if handle is not None and name is not None:
+        raise ValueError("pass a handle to import or a name, and not both")
     if isinstance(handle, Handle) and handle.handle_type.object != "memory":
         what = handle.handle_type.object
         raise ValueError(f"{handle!r} is no memory; import it with Device.import_{what}")

@@ -10,7 +10,7 @@ from typing import Any
 from extmem import vk
 from extmem.errors import DriverError, Unsupported
 from extmem.handle_types import HandleType, memory_type
-from extmem.handles import nt_lookup
+from extmem.handles import names, nt_lookup
 from extmem.handles.kernel import ACCESS_ALL, ACCESS_READ, ACCESS_WRITE
 from extmem.handles.security import security_attributes
 from extmem.handles.system import kernel
@@ -99,9 +99,21 @@ def attributes(security: Any) -> Any:
     raise TypeError(f"security is {security!r}; expected SDDL, or a SECURITY_ATTRIBUTES")
 
 
+def _refuse_spelling(name: str) -> None:
+    """ValueError for a name that no object can have, alike for all drivers."""
+    if os.name == "nt" and name.startswith("Session\\"):
+        return  # a prefix that only Windows' own kernel can judge
+    try:
+        names.canonical(names.checked(name) or "")
+    except OSError as error:
+        raise ValueError(str(error.strerror).split(" (Windows error")[0]) from None
+
+
 def need_windows(name: str | None, access: Any, security: Any, types: Iterable[HandleType]) -> None:
     """Refuse what only the NT handle of a Windows type can have."""
     if any(each.kind == "nt" for each in types):
+        if name:
+            _refuse_spelling(name)
         return
     for given, what in ((name, "name"), (access, "access"), (security, "security")):
         if given is not None:

@@ -154,7 +154,12 @@ class Memory:
         """
         import numpy as np
 
-        kind = np.dtype(dtype)
+        try:
+            kind = np.dtype(dtype)
+        except TypeError as error:
+            raise TypeError(
+                f"dtype is {dtype!r}; expected a type of NumPy's, as 'uint8' or 'float32'"
+            ) from error
         if kind.hasobject:
             raise TypeError(
                 f"dtype {kind} holds Python objects, which mean nothing in shared memory"

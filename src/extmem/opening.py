@@ -83,20 +83,31 @@ def _instance(driver: str, checks: str | None) -> vk.VkInstance:
 def _pick(
     described: list[PhysicalDevice], index: int | None, uuid: bytes | str | None, driver: str
 ) -> PhysicalDevice:
-    listed = "; ".join(f"{d.index}: {d.name} ({d.device_uuid.hex()})" for d in described)
+    listed = "; ".join(f"number {d.index}, {d.name} ({d.device_uuid.hex()})" for d in described)
+    listed = f"there {'is' if len(described) == 1 else 'are'}: {listed}"
     if not described:
         raise DriverNotFound(f"the driver {driver} has no devices")
     if uuid is not None:
-        wanted = bytes.fromhex(uuid.replace("-", "")) if isinstance(uuid, str) else bytes(uuid)
+        wanted = _bytes_of(uuid)
         matching = [each for each in described if each.device_uuid == wanted]
         if not matching:
-            raise DriverNotFound(f"no device has the UUID {wanted.hex()}; there are {listed}")
+            raise DriverNotFound(f"no device has the UUID {wanted.hex()}; {listed}")
         if index is None or index == matching[0].index:
             return matching[0]
         raise DriverNotFound(f"the device with the UUID {wanted.hex()} is not number {index}")
     if index is not None:
         if not 0 <= index < len(described):
-            raise DriverNotFound(f"there is no device number {index}; there are {listed}")
+            raise DriverNotFound(f"there is no device number {index}; {listed}")
         return described[index]
     exporting = [each for each in described if any(s.exportable for s in each.sharing)]
     return (exporting or described)[0]
+
+
+def _bytes_of(uuid: bytes | str) -> bytes:
+    try:
+        return bytes.fromhex(uuid.replace("-", "")) if isinstance(uuid, str) else bytes(uuid)
+    except ValueError:
+        raise ValueError(
+            f"uuid is {uuid!r}; expected 16 bytes, or 32 hexadecimal digits as `extmem devices` "
+            "shows them"
+        ) from None

@@ -177,8 +177,10 @@ def _told(
     passport: SyncPassport | bytes | None,
 ) -> tuple[HandleType, SyncPassport | None]:
     """Which type a handle is, or what a name stands for; and its passport, if there is one."""
-    if (handle is None) == (name is None):
+    if handle is None and name is None:
         raise ValueError("pass a handle to import, or a name")
+    if handle is not None and name is not None:
+        raise ValueError("pass a handle to import or a name, and not both")
     if isinstance(passport, (bytes, bytearray, memoryview)):
         passport = SyncPassport.decode(passport)
     if isinstance(handle, Handle):

@@ -232,9 +232,10 @@ def require(device: Device, handle_type: HandleType, timeline: bool, feature: in
         for each in _TABLES[handle_type.object]
         if features(device, each, timeline) & feature
     ]
+    way = f"it can {verb} them as {', '.join(able)}" if able else f"it {verb}s none"
     text = (
         f"{device.physical.name} ({device.driver} driver) cannot {verb} {what} as "
-        f"{handle_type.name}; it can {verb} them as {', '.join(able) or 'nothing'}"
+        f"{handle_type.name}; {way}"
     )
     if handle_type.object == "semaphore" and device.driver != "embedded":
         if verb == "export":

@@ -371,6 +371,23 @@ def test_without_the_secret(browser: Any, served: Inspector) -> None:
     browser.get_log("browser")
 
 
+def test_it_opens_by_a_file_that_leads_there(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, program = tmp_path / "told", tmp_path / "browser"
+    program.write_text(f'#!/bin/sh\nprintf %s "$1" >"{told}.new"\nmv "{told}.new" "{told}"\n')
+    program.chmod(0o700)
+    monkeypatch.setenv("BROWSER", f"{program} %s")
+    with inspector("--open") as own:
+        own.until(told.exists)
+        browser.get(told.read_text())
+        shown = Page(browser, own)
+        shown.until(lambda: shown.run("return Number(document.body.dataset.updates) > 0"))
+        assert browser.current_url == own.address
+        browser.get("about:blank")
+        browser.get_log("browser")
+
+
 def test_the_inspector_ends(browser: Any) -> None:
     with inspector() as own:
         browser.get(own.address)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import itertools
 import json
 import os
 import subprocess
 import sys
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,9 +27,12 @@ from extmem import ClosedError, DriverError, DriverNotFound, TensorError, Unsupp
 from extmem.handle_types import memory_type, sync_type
 from extmem.handles import remembering
 from extmem.interop import dlpack, placing
-from extmem.interop.cuda import devices, driver, images, streams, taking
+from extmem.interop.cuda import devices, driver, images, semaphores, streams, taking
+from extmem.interop.cuda import memory as memories
 from extmem.interop.cuda.devices import Gpu, Wanted, match
 from extmem.interop.cuda.endings import Endings
+from extmem.interop.cuda.memory import CudaMemory
+from extmem.interop.cuda.semaphores import CudaSemaphore
 from extmem.interop.cuda.views import CudaArray, Order
 from extmem.share.leases import Lease, Leased, Leases, Returns
 from extmem.share.passport import ImageInfo
@@ -347,12 +354,42 @@ def test_streams_of_others() -> None:
         (SimpleNamespace(handle=SimpleNamespace(value=79)), 79),  # Numba
         (SimpleNamespace(__cuda_stream__=lambda: (0, 80)), 80),
         (2, 2),
+        (np.int64(81), 81),
+        (ctypes.c_void_p(82), 82),  # Numba's own bindings
+        (ctypes.c_void_p(0), 1),
+        (SimpleNamespace(handle=ctypes.c_void_p(0)), 1),
+        (ctypes.c_uint64(83), 83),
     ):
         assert streams.number_of(given_) == expected
-    with pytest.raises(TypeError, match="is no CUDA stream"):
-        streams.number_of("default")
+    for refused_ in ("default", "7", b"7", 1.5, True, None, object()):
+        with pytest.raises(TypeError, match=r"is no CUDA stream; expected one of PyTorch, CuPy"):
+            streams.number_of(refused_)
     with pytest.raises(ValueError, match="expected 0, 1, 2"):
         streams.number_of(-1)
+
+
+def test_streams_of_the_bindings() -> None:
+    cu: Any = optional("cuda.bindings.driver", "pip install cuda-bindings==13.5.0")
+    runtime: Any = optional("cuda.bindings.runtime", "pip install cuda-bindings==13.5.0")
+    for made in (cu.CUstream, runtime.cudaStream_t):
+        assert streams.number_of(made(77)) == 77
+        assert streams.number_of(made(0)) == 1
+
+
+def in_another_thread(act: Callable[[], Any]) -> Any:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(act()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_the_default_stream_of_each_thread() -> None:
+    here = streams.lane_of(streams.PER_THREAD)
+    others = [in_another_thread(lambda: streams.lane_of(streams.PER_THREAD)) for _ in range(2)]
+    assert streams.lane_of(streams.PER_THREAD) == here
+    assert len({here, *others}) == 3  # also of threads that the system calls the same
+    assert in_another_thread(lambda: streams.lane_of(77)) == streams.lane_of(77)
 
 
 # -- arrays and capsules --------------------------------------------------------------------------
@@ -440,6 +477,26 @@ def test_a_capsule_that_nobody_takes(endings: Endings) -> None:
     assert endings.users == 2
     del capsule
     assert order.seen == [("begin", 2), ("end", 2)]
+    assert endings.users == 1
+
+
+def test_closed_meanwhile_nothing_begins(endings: Endings) -> None:
+    order = Noted()
+    array = array_of(endings, order=order)
+    endings.close()
+    with pytest.raises(ClosedError):
+        array.__dlpack__()
+    assert order.seen == []  # what has begun would have no end
+
+
+def test_what_cannot_begin_keeps_nothing(endings: Endings) -> None:
+    class Refusing(Order):
+        def begin(self, stream: int | None) -> None:
+            raise KeyError(stream)
+
+    array = array_of(endings, order=Refusing())
+    with pytest.raises(KeyError):
+        array.__dlpack__()
     assert endings.users == 1
 
 
@@ -678,6 +735,227 @@ def test_a_stream_that_is_no_more_is_waited_for_here(caplog: pytest.LogCaptureFi
     assert gone == ["finished", "finished", "lease"]
     assert "was not seen on its stream" in caplog.text
     leases.close()
+
+
+def test_a_stream_of_another_thread_is_waited_for_here() -> None:
+    done: list[Any] = []
+
+    def signal(stream: int) -> Any:
+        done.append(stream)
+        return Reached(), 0
+
+    returns: Any = SimpleNamespace(signal=signal)
+    lease, leases = Lease(lambda: None), Leases()
+
+    def leased() -> Leased:
+        return Leased(lease, leases, returns, [], lambda: done.append("finished"))
+
+    first = leased()
+    first.begin(streams.PER_THREAD)
+    first.end(streams.PER_THREAD)
+    assert done == [streams.PER_THREAD]
+    second = leased()
+    second.begin(streams.PER_THREAD)
+    in_another_thread(lambda: second.end(streams.PER_THREAD))
+    assert done[1:] == ["finished"]
+    third = leased()  # of two threads: nobody knows whose tensor ends
+    third.begin(streams.PER_THREAD)
+    in_another_thread(lambda: third.begin(streams.PER_THREAD))
+    third.end(streams.PER_THREAD)
+    third.end(streams.PER_THREAD)
+    assert done[2:] == ["finished"] * 2
+    leases.close()
+
+
+def test_returns_of_two_threads_default_streams() -> None:
+    commands: Any = Commands()
+    returns = Returns(lambda: commands)
+    returns.signal(streams.PER_THREAD)
+    in_another_thread(lambda: returns.signal(streams.PER_THREAD))
+    returns.close()
+    assert commands.told[:3] == [("signal", 1, 2), ("wait", 1, 2), ("signal", 2, 2)]
+
+
+# -- what CUDA's driver is told, in which order ---------------------------------------------------
+
+
+class Told:
+    """Notes what would be called; nothing of it is done."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.fails: set[str] = set()
+
+    def __call__(self, name: str, *arguments: Any) -> int:
+        if name.endswith("SemaphoresAsync"):
+            (about,), stream = arguments[1], arguments[3]
+            arguments = (about.params.fence.value, stream)
+        self.calls.append((name, *arguments))
+        if name in self.fails:
+            raise DriverError("CUDA_ERROR_UNKNOWN", name)
+        return ADDRESS
+
+
+WAIT, SIGNAL = "cuWaitExternalSemaphoresAsync", "cuSignalExternalSemaphoresAsync"
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    optional("cuda.bindings", "pip install cuda-bindings==13.5.0")
+    noted_ = Told()
+    for module in (driver, semaphores, memories):
+        monkeypatch.setattr(module, "call", noted_)
+    monkeypatch.setattr(Gpu, "current", lambda _: nullcontext())
+    return noted_
+
+
+def test_values_come_in_order_on_any_streams(told: Told) -> None:
+    with CudaSemaphore(5, gpus((A, None))[0], True) as timeline:
+        for value, stream in ((1, 7), (2, 7), (3, 9), (5, 9)):
+            timeline.signal_next(value, stream)
+        timeline.signal_next(6, 2)
+        in_another_thread(lambda: timeline.signal_next(7, 2))
+    assert told.calls == [
+        (SIGNAL, 1, 7),
+        (SIGNAL, 2, 7),
+        (WAIT, 2, 9),
+        (SIGNAL, 3, 9),
+        (WAIT, 4, 9),  # which somebody else signals
+        (SIGNAL, 5, 9),
+        (WAIT, 5, 2),
+        (SIGNAL, 6, 2),
+        (WAIT, 6, 2),  # the number is the same, and not the stream
+        (SIGNAL, 7, 2),
+        ("cuDestroyExternalSemaphore", 5),
+    ]
+
+
+def test_calls_in_the_midst_of_another(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector may end a tensor, and so signal, while the thread is about to signal."""
+    with CudaSemaphore(5, gpus((A, None))[0], True) as timeline:
+        inner = [2, 3]
+
+        def current(_: Gpu) -> Any:
+            if inner:
+                timeline.signal(inner.pop(), 7)
+                timeline.wait(9, 7)
+            return nullcontext()
+
+        monkeypatch.setattr(Gpu, "current", current)
+        timeline.signal(1, 7)
+        signals = [each for each in told.calls if each[0] == SIGNAL]
+        assert sorted(signals) == [(SIGNAL, 1, 7), (SIGNAL, 2, 7), (SIGNAL, 3, 7)]
+
+
+@contextmanager
+def publisher(gpu: extmem.Device, patch: pytest.MonkeyPatch) -> Iterator[extmem.Stream]:
+    """A stream whose frames are left as CUDA's are."""
+    known = gpus((A, None))[0]
+    patch.setattr(extmem.Memory, "cuda", lambda _: SimpleNamespace(gpu=known))
+    with (
+        CudaSemaphore(5, known, True) as there,
+        extmem.publish("cudas-order", shape=1, dtype="uint8", slots=4, device=gpu) as stream,
+    ):
+        patch.setattr(extmem.Semaphore, "cuda", lambda _: there)
+        yield stream
+        assert stream._promises.timeline is not None
+        stream._promises.timeline.signal(1000)  # for all that nobody did
+
+
+def write(stream: extmem.Stream, lane: streams.Lane) -> None:
+    """A frame that CUDA's stream would write."""
+    with stream.frame() as frame:
+        frame._cuda.add(lane)
+
+
+def test_frames_on_two_streams_are_promised_in_order(
+    gpu: extmem.Device, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with publisher(gpu, monkeypatch) as stream:
+        for number in (100, 100, 200):
+            write(stream, streams.lane_of(number))
+        assert told.calls == [(SIGNAL, 1, 100), (SIGNAL, 2, 100), (WAIT, 2, 200), (SIGNAL, 3, 200)]
+
+
+def test_a_frame_that_another_threads_stream_writes(
+    gpu: extmem.Device, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with publisher(gpu, monkeypatch) as stream:
+        write(stream, in_another_thread(lambda: streams.lane_of(streams.PER_THREAD)))
+        write(stream, streams.lane_of(streams.PER_THREAD))
+        assert told.calls == [("cuCtxSynchronize",), (SIGNAL, 1, 2)]
+
+
+@pytest.mark.parametrize("fails", [WAIT, SIGNAL])
+def test_a_promise_that_cannot_be_made_is_over(
+    gpu: extmem.Device, told: Told, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    with publisher(gpu, monkeypatch) as stream:
+        timeline = stream._promises.timeline
+        assert timeline is not None
+        write(stream, streams.lane_of(100))
+        timeline.signal(1)  # what stream 100 would do
+        told.fails.add(fails)
+        with pytest.raises(DriverError, match=fails):
+            write(stream, streams.lane_of(200))
+        assert told.calls[-1] == ("cuCtxSynchronize",)
+        assert (timeline.value, stream._promises.running(), stream._writing) == (2, 0, 0)
+        assert stream.sequence == 1
+        told.fails.clear()
+        write(stream, streams.lane_of(200))
+        assert told.calls[-2:] == [(WAIT, 2, 200), (SIGNAL, 3, 200)]
+
+
+def test_an_import_that_fails_promises_nothing(
+    gpu: extmem.Device, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(_: Any) -> Any:
+        raise Unsupported("another GPU")
+
+    with publisher(gpu, monkeypatch) as stream:
+        monkeypatch.setattr(extmem.Semaphore, "cuda", refusing)
+        with pytest.raises(Unsupported, match="another GPU"):
+            write(stream, streams.lane_of(100))
+        assert told.calls == [("cuCtxSynchronize",)]
+        assert (stream._promises.any, stream._writing) == (False, 0)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_what_is_forgotten_is_freed(told: Told) -> None:
+    known = gpus((A, None))[0]
+    forgotten: Any = CudaMemory(5, known, 64, None)
+    assert forgotten.pointer == ADDRESS
+    tensor = taken(forgotten.array(16), 1, None)
+    told.calls.clear()
+    del forgotten
+    gc.collect()
+    assert told.calls == []  # a tensor keeps it
+    tensor.delete()
+    gc.collect()
+    assert told.calls == [
+        ("cuCtxSynchronize",),
+        ("cuMemFree", ADDRESS),
+        ("cuDestroyExternalMemory", 5),
+    ]
+    told.calls.clear()
+    unused: Any = CudaSemaphore(6, known, True)
+    del unused
+    gc.collect()
+    assert told.calls == [("cuDestroyExternalSemaphore", 6)]
+    told.calls.clear()
+    used: Any = CudaSemaphore(7, known, True)
+    used.wait(1, 7)
+    del used
+    gc.collect()
+    assert told.calls == [(WAIT, 1, 7)]  # the stream may not have come to it
+
+
+def test_what_is_forgotten_is_told(told: Told) -> None:
+    known = gpus((A, None))[0]
+    for made in (CudaMemory(5, known, 64, None), CudaSemaphore(6, known, True)):
+        with pytest.warns(ResourceWarning, match=r"never closed; made at .*test_cuda"):
+            made.__del__()
+        assert made.closed
 
 
 def test_types_of_dlpack_are_told_apart() -> None:

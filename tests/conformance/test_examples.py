@@ -151,6 +151,31 @@ def test_a_name_for_some_users(driver: str, name: str) -> None:
         ]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="os: users of Linux have a number")
+def test_a_name_for_a_user_by_its_number(driver: str, name: str) -> None:
+    with started("acl.py", driver, name, "65534") as program:
+        assert [program.line() for _ in range(5)] == [
+            "ours: opened, 7 is there",
+            "nobodys: refused",
+            "not-ours: refused",
+            "theirs: opened, 7 is there",
+            "user 65534 may try now; press enter to end",
+        ]
+        program.press_enter()
+        assert program.end() == []
+
+
+@pytest.mark.parametrize(
+    "example",
+    ["acl", "asyncio_stream", "camera", "exporter", "importer", "ping_pong", "spec", "viewer"],
+)
+def test_without_arguments_they_say_their_usage(driver: str, example: str) -> None:
+    with started(f"{example}.py", driver) as program:
+        assert program.line().startswith(f"usage: python examples/{example}.py ")
+        with pytest.raises(AssertionError):
+            program.end()  # which wants the exit code 0
+
+
 # -- streams --------------------------------------------------------------------------------------
 
 FRAMES = 20

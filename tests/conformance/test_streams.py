@@ -29,6 +29,7 @@ from extmem.share.ring import GivenSeat, Offer, TakenSeat
 from tests.support import second
 from tests.support.clock import lasted
 from tests.support.leaks import held, left_over
+from tests.support.second import Channel
 
 PATIENCE = 60.0
 LONG = bool(os.environ.get("EXTMEM_TEST_LONG"))
@@ -212,6 +213,35 @@ def test_who_wants_every_frame_must_be_given_them(publish: Publish, subscribe: S
     with pytest.raises(Unsupported, match="publish it with policy='all'"):
         subscribe(policy="all")
     assert _soon(lambda: source.readers == [])
+
+
+def all_of_them(channel: Channel, name: str) -> None:
+    with extmem.subscribe(name, policy="all", timeout=PATIENCE, patience=PATIENCE) as frames:
+        channel.send([frame.sequence for frame in frames])
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["wait_for", "readers"])
+def test_who_is_there_misses_nothing(publish: Publish, name: str, waits: bool) -> None:
+    """Also where the stream ends at once: whoever is still joining is not there yet."""
+    with second.start(all_of_them, name=name) as other:
+        source = publish(policy="all", timeout=PATIENCE)
+        if waits:
+            source.wait_for(subscribers=1, timeout=PATIENCE)
+        else:
+            assert _soon(lambda: source.readers != [])
+        for _ in range(100):
+            put(source)
+        source.close()
+        assert other.receive()[0] == list(range(1, 101))
+
+
+def test_nobody_comes(publish: Publish) -> None:
+    source = publish()
+    with pytest.raises(TimeoutError, match=r"0 of 2 subscribers are there after 0\.01 s"):
+        source.wait_for(2, timeout=0.01)
+    source.close()
+    with pytest.raises(ClosedError):
+        source.wait_for(1, timeout=PATIENCE)
 
 
 def test_the_publisher_waits_for_the_slowest(publish: Publish, subscribe: Subscribe) -> None:
@@ -800,7 +830,7 @@ def _is_free(name: str, gpu: extmem.Device) -> bool:
     return True
 
 
-def _soon(what: Callable[[], bool], seconds: float = 5.0) -> bool:
+def _soon(what: Callable[[], bool], seconds: float = PATIENCE) -> bool:
     until = time.monotonic() + seconds
     while not what():
         if time.monotonic() > until:

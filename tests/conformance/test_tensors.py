@@ -228,6 +228,25 @@ def test_what_does_not_fit(plain: Memory, shape: Any, dtype: str, offset: int, s
     assert plain.views == 0
 
 
+def test_extents_of_any_whole_number(plain: Memory) -> None:
+    for shape in (np.int64(5), (np.uint8(5),), [5], np.array([5])):
+        assert plain.array(shape).shape == (5,)
+    assert plain.array(np.array([2, 3])).shape == (2, 3)  # type: ignore[arg-type]
+    for wrong in (1.5, "5", (2, 1.5), None):
+        with pytest.raises(TypeError, match=r"shape is .*; expected a whole number, or a sequence"):
+            plain.array(wrong)  # type: ignore[arg-type]
+
+
+def test_what_is_pickled_says_whose_tensors_it_makes(
+    plain: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = plain.array((2, 3), "float32", offset=64)
+    monkeypatch.setenv("EXTMEM_TENSORS", "cuda")  # where it arrives
+    make, about = array.__reduce__()
+    again = make(*about)
+    assert (again.device, again.shape, again.dtype, again.offset) == ("cpu", (2, 3), "float32", 64)
+
+
 def test_up_to_the_last_byte(plain: Memory) -> None:
     plain.array(1, "uint8", offset=SIZE - 1).numpy()[0] = 9
     assert plain.numpy()[-1] == 9

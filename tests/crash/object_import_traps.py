@@ -49,7 +49,7 @@ def import_of_nothing(here: Scene) -> None:
     here.gpu.import_memory()
 
 
-@trap(ValueError, says="pass a handle to import, or a name")
+@trap(ValueError, says="pass a handle to import or a name, and not both")
 def import_of_a_handle_and_a_name(here: Scene) -> None:
     here.gpu.import_memory(3, name="both")
 

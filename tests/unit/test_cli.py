@@ -130,9 +130,11 @@ def test_demo_for_people(tmp_path: Path) -> None:
         (
             ("demo", "--driver", "embedded", "--handle-type", "dma_buf"),
             4,
-            "cannot export and import",
+            "the demo does not share by dma_buf on extmem embedded 0 (embedded driver); it can by ",
         ),
-        (("demo", "--driver", "embedded", "--handle-type", "nonsense"), 4, "it can: opaque_"),
+        (("demo", "--driver", "embedded", "--picture", "x.jpg"), 2, "--picture is x.jpg"),
+        (("explain", ""), 2, "name a rule"),
+        (("devices", "--driver", __file__), 3, "cannot be loaded as a driver"),
         (("devices", "--driver", "/no/such.json"), 3, "no driver manifest /no/such.json"),
         (("devices", "--nonsense"), 2, "No such option"),
         (("nonsense",), 2, "No such command"),

@@ -44,7 +44,7 @@ def extmem(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         (("matrix", "--tiling", "nonsense"), 2, "tiling"),
         (("matrix", "--usage", "nonsense"), 2, "usage 'nonsense'; expected some of transfer_src"),
         (("schema", "nonsense"), 2, "nonsense has no schema; these have: "),
-        (("demo", "--handle-type", "nonsense", "--driver", "embedded"), 4, ""),
+        (("demo", "--handle-type", "nonsense", "--driver", "embedded"), 2, "one of opaque_fd"),
     ],
 )
 def test_codes_and_sentences(arguments: tuple[str, ...], status: int, sentence: str) -> None:
@@ -58,7 +58,15 @@ def test_codes_and_sentences(arguments: tuple[str, ...], status: int, sentence: 
         assert re.fullmatch(r"extmem: [^\n]+\n", done.stderr)
 
 
+@pytest.mark.parametrize(("variable", "status"), [("EXTMEM_CHECKS", 2), ("EXTMEM_DRIVER", 3)])
+def test_a_variable_that_is_wrong_is_named(variable: str, status: int) -> None:
+    done = extmem("demo", **{"EXTMEM_DRIVER": "embedded", variable: "nonsense"})
+    assert done.returncode == status
+    assert f"extmem: the variable {variable} is 'nonsense'" in done.stderr
+
+
 def test_the_code_of_an_error() -> None:
+    assert exits.code_of(ValueError("wrong")) == 2
     assert exits.code_of(DriverNotFound("none")) == 3
     assert exits.code_of(FileNotFoundError("none")) == 3
     assert exits.code_of(Unsupported("no")) == 4

@@ -12,6 +12,7 @@ import pytest
 
 import extmem
 from extmem import Unsupported
+from extmem.cli import devices, matrix
 from extmem.cli.matrix import COLUMNS, TYPES, collect
 from extmem.handle_types import FENCE, MEMORY, SEMAPHORE
 
@@ -155,3 +156,24 @@ def test_a_driver_that_is_not_there_is_told(tmp_path: Any) -> None:
     found = json.loads(done.stdout)
     assert [each["driver"] for each in found["missing"]] == ["system"]
     assert {each["driver"] for each in found["devices"]} == {"embedded"}
+
+
+@pytest.mark.parametrize("command", [matrix, devices])
+@pytest.mark.parametrize(
+    "name", ["Radeon [gfx1036] (RADV)", "Foo [/bar]", "[red]x :smile: \\", "a\x1b[2J"]
+)
+def test_names_of_devices_are_text(
+    command: Any, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drivers choose them, and what they say of themselves: neither is markup."""
+    monkeypatch.setenv("COLUMNS", "200")
+    found = command.collect("embedded")
+    for device in found["devices"]:
+        device.update(name=name, driver_info=name, origin=name)
+    found["missing"] = [{"driver": name, "reason": name}]
+    command.show(found)
+    shown_ = capsys.readouterr().out
+    expected = name.replace("\x1b", r"\x1b")
+    assert f"embedded 0: {expected}\n" in shown_
+    assert f"{expected}: none ({expected})\n" in shown_
+    assert shown_.count(expected) == (8 if command is devices else 4)

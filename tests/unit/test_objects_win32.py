@@ -59,9 +59,31 @@ def test_by_name(gpu: extmem.Device, name: str) -> None:
 def test_a_name_that_admits_nobody(gpu: extmem.Device, name: str) -> None:
     with (
         gpu.allocate(SIZE, export="opaque_win32", name=name, security="D:"),
-        pytest.raises(extmem.RuleViolation, match="01440"),
+        pytest.raises(extmem.RuleViolation, match="01440") as refused,
     ):
         gpu.import_memory(name=name, size=SIZE)
+    assert "must hold an NT handle" not in str(refused.value)  # it is there, and held
+    assert "Its exporter says who may come in" in str(refused.value)
+
+
+def test_a_name_that_is_taken(gpu: extmem.Device, name: str) -> None:
+    with (
+        gpu.allocate(SIZE, export="opaque_win32", name=name),
+        pytest.raises(extmem.DriverError, match="the name is taken") as taken,
+    ):
+        gpu.allocate(SIZE, export="opaque_win32", name=name)
+    assert " bytes" not in str(taken.value)
+
+
+@pytest.mark.parametrize("end", ["\\behind", "\0", "x" * 300])
+def test_a_name_that_no_object_can_have(gpu: extmem.Device, name: str, end: str) -> None:
+    with pytest.raises(ValueError, match="name") as wrong:
+        gpu.allocate(SIZE, export="opaque_win32", name=name + end)
+    assert not isinstance(wrong.value, extmem.ExtmemError)
+    with pytest.raises(ValueError, match="name"):
+        gpu.semaphore(export="opaque_win32", name=name + end)
+    with pytest.raises(ValueError, match="name"):
+        gpu.fence(export="opaque_win32", name=name + end)
 
 
 def test_a_kmt_value_is_a_number_that_nobody_closes(gpu: extmem.Device) -> None:
@@ -83,6 +105,14 @@ def test_mistakes(gpu: extmem.Device, name: str) -> None:
         gpu.allocate(SIZE, export="opaque_win32", name=name, access="some")
     with pytest.raises(ValueError, match="a handle to import, or a name"):
         gpu.import_memory()
+    with pytest.raises(ValueError, match="and not both"):
+        gpu.import_memory(3, name=name)
+    with pytest.raises(ValueError, match="and not both"):
+        gpu.import_semaphore(3, name=name)
+    with gpu.allocate(SIZE) as memory, pytest.raises(TypeError, match="dtype is 'foo'; expected"):
+        memory.numpy("foo")
+    with pytest.raises(extmem.DriverNotFound, match="there are: number 0, extmem embedded 0"):
+        extmem.open_device(driver="embedded", index=9)
     with pytest.raises(extmem.RuleViolation, match="no object of that name"):
         gpu.import_memory(name=name)
 

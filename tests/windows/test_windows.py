@@ -114,9 +114,10 @@ def test_devices_are_listed_whatever_the_system_s_driver_can() -> None:
     assert found["default"]["reason"]
 
 
-def test_the_demo_says_that_it_needs_descriptors() -> None:
-    done = command_line("demo", "--driver", "embedded")
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith("extmem: the demo ")
-    assert len(done.stderr.splitlines()) == 1
+def test_the_demo_shares_by_name() -> None:
+    done = command_line("demo", "--driver", "embedded", "--seconds", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["frames"] > 0
+    assert report["frames_wrong"] == 0
+    assert report["handle_type"] == "opaque_win32"

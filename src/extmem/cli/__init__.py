@@ -170,6 +170,10 @@ def rules_command(
     With --json each rule has: vuid, parent, implicit (whether it follows from the registry),
     verdict, where (the function that checks it), reason (why it cannot be decided, or how far it
     can; mostly empty), and says, the rule in our words.
+
+    checked: from the arguments and what was done before. derived: from the registry, which says it
+    by itself. os, device: by asking the operating system, or the driver. undecidable: not checked;
+    that are six of all, and each says why.
     """
     from extmem.cli.rules import collect, show
 
@@ -306,7 +310,7 @@ def bench_command(
         typer.Option(help="Of everything; by default each has a number of its own.", min=1),
     ] = None,
     quick: Annotated[
-        bool, typer.Option(help="A few seconds: whether all works, and no figures to quote.")
+        bool, typer.Option(help="Half a minute: whether all works, and no figures to quote.")
     ] = False,
     driver: Annotated[
         str, typer.Option(help="Whose hand-overs: system, or the path of a library or manifest.")

@@ -20,7 +20,9 @@ import time
 import zlib
 from typing import Any
 
-from extmem import Device, Memory, Unsupported, open_device
+import typer
+
+from extmem import Device, Memory, Unsupported, handle_types, open_device
 from extmem.cli import messages
 from extmem.cli.picture import HEIGHT, WIDTH, Painter
 from extmem.cli.progress import on_terminal, progress
@@ -38,7 +40,10 @@ PATIENCE = 60.0  # seconds for the other process to answer; software drivers sta
 
 def run(driver: str, seconds: float, handle_type: str, picture: str | None) -> dict[str, Any]:
     """Run the demo; the result is what `--json` prints."""
+    _refuse_unknown(handle_type)
     if picture is not None:
+        if os.path.splitext(picture)[1].lower() != ".png":
+            raise typer.BadParameter(f"--picture is {picture}; it is a PNG, so end it in .png")
         with open(picture, "wb"):
             pass  # the other process writes it at the end; better to know now that it can
         return _hand_over(driver, seconds, handle_type, picture)
@@ -82,6 +87,14 @@ def _hand_over(driver: str, seconds: float, handle_type: str, picture: str) -> d
         }
 
 
+def _refuse_unknown(handle_type: str) -> None:
+    known = [each.name for each in handle_types.MEMORY]
+    if handle_type not in ("auto", *known):
+        raise typer.BadParameter(
+            f"--handle-type is {handle_type}; expected auto or one of {', '.join(known)}"
+        )
+
+
 def _choose_type(gpu: Device, asked: str) -> HandleType:
     kinds = ("nt",) if sys.platform == "win32" else ("fd", "nt")
     offered = {
@@ -91,9 +104,10 @@ def _choose_type(gpu: Device, asked: str) -> HandleType:
     }
     if asked != "auto":
         if asked not in offered:
+            way = f"it can by {', '.join(offered)}" if offered else "nor by anything else"
             raise Unsupported(
-                f"{gpu.physical.name} cannot export and import {asked}; it can: "
-                + (", ".join(offered) or "nothing")
+                f"the demo does not share by {asked} on {gpu.physical.name} ({gpu.driver} "
+                f"driver); {way}"
             )
         return offered[asked]
     for name in PREFERRED:

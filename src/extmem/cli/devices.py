@@ -7,14 +7,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from extmem.capabilities import PhysicalDevice
 from extmem.cli.drivers import each_driver
 from extmem.cli.schemas import schema_of
-from extmem.cli.words import size_of
+from extmem.cli.words import one_line, size_of
 from extmem.vk.instances import choose_driver
 
-__all__ = ["collect", "show"]
+__all__ = ["collect", "heading", "show"]
 
 
 def collect(driver: str = "all") -> dict[str, Any]:
@@ -81,7 +82,8 @@ def show(found: dict[str, Any]) -> None:
         table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
-        table.add_row("driver", f"{device['driver']} ({device['origin']}); {device['driver_info']}")
+        driver = f"{device['driver']} ({device['origin']}); {device['driver_info']}"
+        table.add_row("driver", Text(one_line(driver)))  # no markup: the driver chose the words
         table.add_row("Vulkan", f"{device['api_version']}, {device['kind'].replace('_', ' ')}")
         table.add_row("device UUID", device["device_uuid"])
         table.add_row("driver UUID", device["driver_uuid"])
@@ -99,13 +101,23 @@ def show(found: dict[str, Any]) -> None:
             table.add_row("NV imports", _listed(nv["import"], nv["bridged"]))
         for extension, carrier in device["carried"].items():
             table.add_row("carried", f"{extension} by {carrier}")
-        console.print(f"[bold]{device['driver']} {device['index']}: {device['name']}[/bold]")
+        console.print(heading(device))
         console.print(table)
         console.print()
     for each in found["missing"]:
-        console.print(f"{each['driver']}: none ({each['reason']})")
+        console.print(Text(one_line(f"{each['driver']}: none ({each['reason']})")))
     default = found["default"]
-    console.print(f"open_device() takes the {default['driver']} driver: {default['reason']}")
+    chosen = f"open_device() takes the {default['driver']} driver: {default['reason']}"
+    console.print(Text(one_line(chosen)))
+
+
+def heading(device: dict[str, Any]) -> Text:
+    """A device in bold. Its name is the driver's word: no markup, and nothing a terminal obeys.
+
+    >>> heading({"driver": "system", "index": 0, "name": "Radeon [gfx1036]"}).plain
+    'system 0: Radeon [gfx1036]'
+    """
+    return Text(one_line(f"{device['driver']} {device['index']}: {device['name']}"), "bold")
 
 
 def _listed(names: list[str], bridged: list[str]) -> str:

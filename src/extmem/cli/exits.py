@@ -26,7 +26,7 @@ INTERRUPTED, UNREAD = 130, 141  # what a shell says of a program that SIGINT or 
 CODES = {
     0: "it worked",
     1: "it failed, or what it checked was wrong",
-    2: "the command line was wrong",
+    2: "the command line, or a variable of the environment, was wrong",
     3: "what was named is not there: a driver, a device, a rule, an object, a stream",
     4: "the device, its driver or the system cannot do it",
     INTERRUPTED: "it was interrupted by Ctrl-C",
@@ -48,9 +48,13 @@ def code_of(error: BaseException) -> int:
 
     >>> code_of(Unsupported("no")), code_of(FileNotFoundError("no")), code_of(OSError("no"))
     (4, 3, 1)
+    >>> code_of(ValueError("the variable EXTMEM_CHECKS is 'nonsense'"))
+    2
     """
     if isinstance(error, (DriverNotFound, NotThere, FileNotFoundError)):
         return 3
+    if isinstance(error, ValueError) and not isinstance(error, (ExtmemError, UnicodeError)):
+        return 2  # what somebody gave, and not what came of it
     return 4 if isinstance(error, Unsupported) else 1
 
 
@@ -124,14 +128,14 @@ def _tell(sentence: str) -> None:
         print(f"extmem: {sentence}", file=sys.stderr)
 
 
-def run(app: Callable[[], Any]) -> NoReturn:
+def run(app: Callable[..., Any]) -> NoReturn:
     """Run the command line to its end, whatever that is; also outside of any command."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed before Python started
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as we live
     code: Any = 0
     try:
-        app()
+        app(prog_name="extmem")
     except SystemExit as ended:
         code = ended.code
         if isinstance(ended.__context__, BrokenPipeError):  # rich ends so, with 1

@@ -9,11 +9,14 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from extmem import vk
 from extmem.capabilities import USAGE
+from extmem.cli.devices import heading
 from extmem.cli.drivers import each_driver
 from extmem.cli.schemas import schema_of
+from extmem.cli.words import one_line
 from extmem.device import Device
 from extmem.errors import DriverError
 from extmem.handle_types import FENCE, MEMORY, MEMORY_NV, SEMAPHORE, HandleType, names_of
@@ -53,10 +56,10 @@ def collect(
     types: of these handle types alone
     format, tiling, usage: the image that is asked about, 2D; as `Device.image` takes them
 
-    >>> [device] = collect("embedded", ["opaque_fd"])["devices"][:1]
+    >>> [device] = collect("embedded", ["opaque_win32"])["devices"][:1]
     >>> row = device["rows"][0]
-    >>> row["handle_type"], row["buffer"]["export"], row["buffer"]["how"]
-    ('opaque_fd', True, 'native')
+    >>> row["handle_type"], row["buffer"]["export"]
+    ('opaque_win32', True)
     """
     wanted = _checked(types or [])
     image = _image(format, tiling, usage or [])
@@ -228,7 +231,7 @@ def show(found: dict[str, Any]) -> None:
     console = Console(highlight=False)
     wide = console.width >= _WIDE
     for device in found["devices"]:
-        console.print(f"[bold]{device['driver']} {device['index']}: {device['name']}[/bold]")
+        console.print(heading(device))
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
         table.add_column("  handle type", no_wrap=True)
         for column in COLUMNS:
@@ -240,7 +243,7 @@ def show(found: dict[str, Any]) -> None:
         console.print(table)
         console.print()
     for each in found["missing"]:
-        console.print(f"{each['driver']}: none ({each['reason']})", markup=False)
+        console.print(Text(one_line(f"{each['driver']}: none ({each['reason']})")))
     image = found["image"]
     if not wide:
         console.print("E exported, I imported, D with a dedicated allocation only, - neither")

@@ -59,6 +59,9 @@ def show(found: list[dict[str, Any]]) -> None:
     verdicts = [each["verdict"] for each in found]
     counts = (f"{verdicts.count(each)} {each}" for each in catalogue.VERDICTS if each in verdicts)
     say(f"{len(found)} rule{'s' if len(found) != 1 else ''}: {', '.join(counts)}")
+    for verdict, how in _HOW.items():
+        if verdict in verdicts:
+            say(f"  {verdict:<11}  {how[0].lower()}{how[1:]}")
 
 
 def _wrapped(text: str, indent: str) -> None:
@@ -68,6 +71,8 @@ def _wrapped(text: str, indent: str) -> None:
 
 def explain(text: str) -> dict[str, Any]:
     """All that is known of one rule."""
+    if not text.strip():
+        raise typer.BadParameter("name a rule: VUID-..., or the end of one, as 01327")
     try:
         entry = catalogue.find(text)
     except LookupError as problem:

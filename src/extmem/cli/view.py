@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import html
+import os
+import shutil
+import signal
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from extmem.cli.exits import NotThere
@@ -17,6 +25,10 @@ __all__ = ["picture", "serve", "survey"]
 _FIRST_FRAME = 2.0  # seconds that a stream without a frame gets to publish one
 _SURVEY = 8.0  # seconds for a survey, if a publisher does not answer
 _SAMPLES = 3  # of each stream, so that there are rates
+_LEADS = """<!DOCTYPE html><meta charset="utf-8"><title>extmem</title>
+<meta name="referrer" content="no-referrer">
+<meta http-equiv="refresh" content="0;url={0}"><a href="{0}">extmem view</a>
+"""
 _KMT = "KMT "  # and a number, as `extmem list` shows it
 
 
@@ -33,11 +45,42 @@ def serve(names: tuple[str, ...], port: int, seconds: float | None, browser: boo
             file=sys.stderr,
         )
         sys.stdout.flush()
-        if browser:
-            import webbrowser
+        with _opened(server.address) if browser else contextlib.nullcontext():
+            server.run(seconds)
 
-            webbrowser.open(server.address)
-        server.run(seconds)
+
+@contextlib.contextmanager
+def _opened(address: str) -> Iterator[None]:
+    """Have a browser go there. Its command line can be read by every user of the machine, and the
+    address has a secret: so it is given a file of this user's own, which leads there.
+    """
+    import webbrowser
+
+    before = signal.signal(signal.SIGTERM, _end)  # which would end us, and leave the file
+    folder = Path(tempfile.mkdtemp(prefix="view-", dir=_private()))  # of mode 700
+    try:
+        file = folder / "open.html"
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as page:
+            page.write(_LEADS.format(html.escape(address)))
+        webbrowser.open(file.as_uri())
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _: object) -> None:
+    raise SystemExit(128 + number)  # what a shell says of a program that a signal ended
+
+
+def _private() -> Path | None:
+    """A folder of this user's own; None for the one for temporary files."""
+    if sys.platform == "win32":  # whose users have one each
+        return None
+    from extmem.handles.directory.folder import Folder, where
+
+    with Folder.open(where()) as folder:
+        return folder.path
 
 
 def survey(names: tuple[str, ...]) -> dict[str, Any]:

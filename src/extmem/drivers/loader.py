@@ -148,6 +148,11 @@ def _open(candidates: list[str]) -> tuple[Any, str]:
             return ctypes.CDLL(candidate), candidate
         except OSError as error:
             problems.append(str(error))
+            if os.path.isfile(candidate):  # somebody named this file
+                raise DriverNotFound(
+                    f"{candidate} cannot be loaded as a driver ({error}): give an ICD manifest "
+                    "(.json), a driver's library of this system, 'system' or 'embedded'"
+                ) from None
     raise DriverNotFound(
         f"no Vulkan loader here ({'; '.join(problems)}): install one (Debian and Ubuntu: "
         "libvulkan1, and mesa-vulkan-drivers for a software driver), or use driver='embedded'"

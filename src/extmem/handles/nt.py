@@ -75,7 +75,7 @@ class NtKernel:
             raise failure(code, asked)
         if code == winerror.ALREADY_EXISTS:  # and the handle is one of that other section
             self.close(handle)
-            raise failure(code, asked)
+            raise failure(code, f"cannot make section {name!r}")
         bits = section_bits(access)
         if bits & SECTION_FULL == SECTION_FULL or bits & MAXIMUM_ALLOWED:
             return int(handle)

@@ -13,6 +13,7 @@ from extmem.handles.winerror import ACCESS_DENIED, INVALID_HANDLE, NOT_SUPPORTED
 
 __all__ = [
     "Found",
+    "NotByName",
     "by_another_driver",
     "describe",
     "out_of_order",
@@ -39,8 +40,15 @@ def describe(handle: int) -> Found:
         return Found(None, "; ".join(filter(None, reasons)))
 
 
-def why_not_by_name(name: str, kind: str = "Section") -> str | None:
-    """Why a named object cannot be opened, in the system's words; None if it can.
+class NotByName(NamedTuple):
+    """Why a named object cannot be opened."""
+
+    words: str  # the system's
+    code: int | None  # Windows' number for it
+
+
+def why_not_by_name(name: str, kind: str = "Section") -> NotByName | None:
+    """Why a named object cannot be opened; None if it can.
 
     kind: "Section", or on Linux what drivers share by descriptors: "Memory"
     """
@@ -50,7 +58,7 @@ def why_not_by_name(name: str, kind: str = "Section") -> str | None:
         else:
             opened = directory().open_named(name, kind, ACCESS_READ | ACCESS_WRITE)
     except OSError as error:
-        return _words_of(error)
+        return NotByName(_words_of(error), code_of(error))
     kernel().let_go(opened)
     return None
 

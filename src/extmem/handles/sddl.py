@@ -185,7 +185,10 @@ def _entry(text: str, entry: str, letter: str) -> Entry | None:
     if any(objects):
         wrong("there are object types, which shared objects do not have")
     if not _is_known(sid):
-        wrong(f"{sid!r} is no SID")
+        wrong(
+            f"{sid!r} is no SID: a user of Linux is S-1-22-1-<uid> and a group S-1-22-2-<gid>; OW "
+            "is the owner, WD everyone, BA root"
+        )
     mask = _mask(rights)
     if mask is None:
         wrong(f"the rights {rights!r} are not known")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import secrets
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import resources
@@ -26,6 +28,8 @@ try:
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response, StreamingResponse
     from starlette.routing import Route
+
+    from extmem.inspector.strangers import Strangers
 except ImportError as error:
     raise ExtmemError(
         f"the inspector's page needs {error.name}, which is not installed: "
@@ -37,6 +41,7 @@ __all__ = ["Server"]
 LOOPBACK = "127.0.0.1"
 _MOST_LISTENERS = 16  # pages that are kept up to date at the same time
 _MOST_PICTURES = 2  # pictures that are taken at the same time
+_BACKLOG = 128  # connections that wait until they are taken
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -72,13 +77,8 @@ class Server:
         self._token = secrets.token_urlsafe(24)
         self._listeners = 0
         self._pictures = asyncio.Semaphore(_MOST_PICTURES)
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            self._socket.bind((LOOPBACK, port))
-            self._socket.listen(128)  # now: the address may be used as soon as it is printed
-        except BaseException:
-            self._socket.close()
-            raise
+        self._strangers = Strangers()
+        self._socket = _listener(port)
         self.port: int = self._socket.getsockname()[1]
         routes = [Route(f"/{name}", self._file) for name in _FILES]
         routes += [
@@ -97,10 +97,10 @@ class Server:
                 lifespan="off",
                 loop="asyncio",
                 interface="asgi3",
-                http="h11",
+                http=self._strangers.protocol(),
                 ws="none",
                 proxy_headers=False,
-                limit_concurrency=128,
+                backlog=_BACKLOG,
                 timeout_graceful_shutdown=1,
             )
         )
@@ -139,6 +139,7 @@ class Server:
         if refused is not None:
             await refused(scope, receive, send)
             return
+        self._strangers.known(tuple(scope["client"] or ()))
 
         async def with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -158,7 +159,8 @@ class Server:
         right = secrets.compare_digest(given, self._token.encode())
         if len(hosts) != 1 or hosts[0] not in ours or not right:
             said = "The address needs its secret part, as `extmem view` printed it.\n"
-            return Response(said, 403, _HEADERS, "text/plain")
+            headers = {**_HEADERS, "Connection": "close"}  # a stranger has one try for each
+            return Response(said, 403, headers, "text/plain")
         if scope["method"] != "GET":
             headers = {**_HEADERS, "Allow": "GET"}
             return Response("This page can be read, and nothing else.\n", 405, headers)
@@ -177,24 +179,24 @@ class Server:
     async def _live(self, _: Request) -> Response:
         if self._listeners >= _MOST_LISTENERS:
             return Response(f"{_MOST_LISTENERS} pages are open already.\n", 503)
-        return StreamingResponse(self._events(), media_type="text/event-stream")
+        self._listeners += 1  # here, where it was looked at: none comes in between
+        return _Live(self._events(), self._left)
+
+    def _left(self) -> None:
+        self._listeners -= 1
 
     async def _events(self) -> AsyncIterator[str]:
         """What a page is told: first what was, then twice a second what is."""
-        self._listeners += 1
-        try:
-            version = -1
-            yield _event("history", self._survey.history())
-            while not self._server.should_exit:
-                if version != self._survey.objects_version:
-                    version = self._survey.objects_version
-                    yield _event("objects", self._survey.objects())
-                yield _event("streams", self._survey.latest)
-                for _ in range(5):
-                    if not self._server.should_exit:
-                        await asyncio.sleep(PERIOD / 5)
-        finally:
-            self._listeners -= 1
+        version = -1
+        yield _event("history", self._survey.history())
+        while not self._server.should_exit:
+            if version != self._survey.objects_version:
+                version = self._survey.objects_version
+                yield _event("objects", self._survey.objects())
+            yield _event("streams", self._survey.latest)
+            for _ in range(5):
+                if not self._server.should_exit:
+                    await asyncio.sleep(PERIOD / 5)
 
     async def _passport(self, request: Request) -> Response:
         kind, which = _asked(request)
@@ -227,6 +229,38 @@ class Server:
                 media_type="application/octet-stream",
                 headers={"X-Picture": json.dumps(about)},
             )
+
+
+class _Live(StreamingResponse):
+    """Events for a page, and a call when it is gone, also if it was gone before the first."""
+
+    def __init__(self, events: AsyncIterator[str], left: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._left = left
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._left()
+
+
+def _listener(port: int) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":  # where it would let two programs have the same port
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((LOOPBACK, port))
+        made.listen(_BACKLOG)  # now: the address may be used as soon as it is printed
+    except OSError as error:
+        made.close()
+        why = "another program has it" if error.errno == errno.EADDRINUSE else error.strerror
+        raise type(error)(
+            error.errno,
+            f"the page cannot have port {port} of {LOOPBACK}: {why}; give another one, or "
+            "--port 0 for one that is free",
+        ) from None
+    return made
 
 
 def _asked(request: Request) -> tuple[str, str]:

@@ -9,11 +9,10 @@ their publisher's word.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 from extmem.errors import StreamFull, plain
@@ -21,6 +20,7 @@ from extmem.inspector import pixels
 from extmem.inspector.objects import stated
 from extmem.inspector.pixels import Picture
 from extmem.inspector.programs import program_of
+from extmem.inspector.reaching import Asks
 from extmem.share.looking import Onlooker, Seen
 from extmem.share.ring import Tally
 
@@ -46,14 +46,14 @@ def taken(onlooker: Onlooker) -> tuple[Picture, Seen, bool] | tuple[None, None, 
 class Watch:
     """One stream, by its name, whoever publishes it. `look` and `close` are for one thread."""
 
-    def __init__(self, name: str, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, name: str, threads: Asks) -> None:
         self.name = name
         self.state = "reaching"  # "running", "died", "ended", "full", "unreachable"
         self.why = ""  # of the last two, a sentence
         self.history: deque[tuple[float, float, float | None, float]] = deque(maxlen=HISTORY)
         self.samples = 0
         self.publishers = 0  # how many there were, one after the other
-        self._pool = pool
+        self._threads = threads
         self._guard = threading.Lock()  # of the onlooker, while it is made, used or closed
         self._onlooker: Onlooker | None = None
         self._joining: Future[Onlooker] | None = None
@@ -102,7 +102,7 @@ class Watch:
         """Reach the publisher, in another thread: it may be stopped, and not answer."""
         if self._joining is None:
             self._mark, self._asked = mark, now
-            self._joining = self._pool.submit(self._reach)
+            self._joining = self._threads.submit(self._reach)
 
     def _reach(self) -> Onlooker:
         return Onlooker(self.name)
@@ -267,9 +267,13 @@ class Watch:
         return picture, seen, whole
 
     def close(self) -> None:
-        """Let go of the publisher."""
+        """Let go of the publisher, and of one that is still being reached as soon as it is."""
         if self._joining is not None:
-            with contextlib.suppress(Exception):
-                self._joining.result(timeout=10).close()
+            self._joining.add_done_callback(_let_go)
             self._joining = None
         self._become("ended")
+
+
+def _let_go(joining: Future[Onlooker]) -> None:
+    if joining.exception() is None:
+        joining.result().close()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 from extmem.errors import PassportError, Unsupported
 from extmem.inspector.devices import Devices
 from extmem.inspector.objects import Objects, collect, stated
 from extmem.inspector.pixels import Picture
+from extmem.inspector.reaching import Threads
 from extmem.inspector.streams import Watch
 from extmem.share.looking import streams
 from extmem.share.passport import any_passport
@@ -22,10 +22,10 @@ __all__ = ["MOST_OBJECTS", "MOST_STREAMS", "PERIOD", "Survey"]
 log = logging.getLogger("extmem")
 
 PERIOD = 0.5  # seconds from look to look
-MOST_STREAMS = 32  # that are watched; of more, those come first that were there first
+MOST_STREAMS = 32  # that are watched; of more, those that live come first
 MOST_OBJECTS = 5000  # that are shown, the newest
 _CLOSE = 0.25  # seconds of each period for close looks at when frames come
-_REMEMBERED = 60.0  # seconds that a stream is shown after its end
+_REMEMBERED = 60.0  # seconds that a stream is shown after its end, or its publisher's death
 
 
 class Survey:
@@ -38,9 +38,9 @@ class Survey:
         self._names = names
         self._devices = Devices()
         self._objects = Objects(self._devices)
-        self._pool = ThreadPoolExecutor(4, "extmem inspector reach")
+        self._threads = Threads(2 * MOST_STREAMS)  # each asks for one stream at a time
         self._watches: dict[str, Watch] = {}
-        self._gone: dict[str, float] = {}  # since when a stream is there no more
+        self._gone: dict[str, float] = {}  # since when nobody publishes a stream any more
         self._unwatched = 0
         self._listed: list[dict[str, Any]] = []
         self._passports: dict[int, bytes] = {}
@@ -65,7 +65,7 @@ class Survey:
         self._thread.join()
         for each in self._watches.values():
             each.close()
-        self._pool.shutdown()
+        self._threads.close()
         self._devices.close()
 
     # -- looking --------------------------------------------------------------------------------
@@ -112,10 +112,8 @@ class Survey:
         for name in self._names:  # also where the system has no list
             if name not in found and _may_be_a_stream(name) and name not in self._known():
                 found[name] = "there"
-        for name in sorted(found):
-            if name not in self._watches and len(self._watches) < MOST_STREAMS:
-                self._watches[name] = Watch(name, self._pool)
-        self._unwatched = len(found.keys() - self._watches.keys())
+        self._mourn(found, now)
+        self._choose(found)
         left = _CLOSE
         turn = list(self._watches.values())
         at = self._turn % max(len(turn), 1)
@@ -123,11 +121,38 @@ class Survey:
             begun = time.monotonic()
             watch.look(found.get(watch.name), watch.name in found, left)
             left -= time.monotonic() - begun
-            if watch.name in found:
-                self._gone.pop(watch.name, None)
-            elif now - self._gone.setdefault(watch.name, now) > _REMEMBERED:
-                del self._watches[watch.name], self._gone[watch.name]
-                watch.close()
+
+    def _mourn(self, found: dict[str, object], now: float) -> None:
+        """Take out of `found` and of what is watched whom nobody has published for long. A name of
+        a publisher that was killed may stay with the system for ever.
+        """
+        for name in self._gone.keys() - self._watches.keys() - found.keys():
+            del self._gone[name]
+        for name in self._watches.keys() | found.keys():
+            if found.get(name) is not None:
+                self._gone.pop(name, None)
+            elif now - self._gone.setdefault(name, now) > _REMEMBERED and name not in self._names:
+                found.pop(name, None)
+                self._forget(name)
+
+    def _choose(self, found: dict[str, object]) -> None:
+        """Watch what there is room for: those that live first, of these those that were named."""
+        for name in sorted(found, key=lambda n: (found[n] is None, n not in self._names, n)):
+            if name in self._watches:
+                continue
+            if len(self._watches) >= MOST_STREAMS and found[name] is not None:
+                over = (each for each in self._watches if found.get(each) is None)
+                # Of those that are over, the one that has been for the longest time.
+                self._forget(min(over, key=self._gone.__getitem__, default=""))
+            if len(self._watches) < MOST_STREAMS:
+                self._watches[name] = Watch(name, self._threads)
+        self._unwatched = len(found.keys() - self._watches.keys())
+
+    def _forget(self, name: str) -> None:
+        """`_gone` keeps the name, so that it does not come again before somebody publishes it."""
+        watch = self._watches.pop(name, None)
+        if watch is not None:
+            watch.close()
 
     def _known(self) -> set[str | None]:
         return {each["name"] for each in self._listed}

@@ -95,7 +95,8 @@ class Array:
     def __reduce__(self) -> Any:
         # In multiprocessing the memory arrives as an import. Elsewhere it refuses to be pickled:
         # what arrived would be a copy.
-        return Array, (self.memory, self.shape, self.dtype, self.offset, self.strides)
+        about = (self.memory, self.shape, self.dtype, self.offset, self.strides, self.device)
+        return _rebuilt, about
 
     def __repr__(self) -> str:
         parts = [f"{self.shape} of {self.dtype}", f"at offset {self.offset}"]
@@ -192,3 +193,15 @@ class Array:
             dl_device=dl_device,
             copy=copy,
         )
+
+
+def _rebuilt(
+    memory: Memory,
+    shape: tuple[int, ...],
+    dtype: str,
+    offset: int,
+    strides: tuple[int, ...],
+    device: str,
+) -> Array:
+    """An array that was pickled: for the same consumers, whatever is usual where it arrives."""
+    return Array(memory, shape, dtype, offset, strides, device=device)

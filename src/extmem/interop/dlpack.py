@@ -101,7 +101,7 @@ def checked(
     shape: int | Sequence[int], kind: np.dtype[Any], name: str, offset: int
 ) -> tuple[tuple[int, ...], int]:
     """A shape and an offset that can be, as whole numbers. ValueError if they cannot."""
-    wanted = (shape,) if isinstance(shape, int) else tuple(map(index, shape))
+    wanted = _extents(shape)
     offset = index(offset)
     if offset < 0:
         raise ValueError(f"offset is {offset}; it counts bytes from the memory's beginning")
@@ -112,6 +112,19 @@ def checked(
             f"offset is {offset}; {name} begins at multiples of {kind.alignment} bytes"
         )
     return wanted, offset
+
+
+def _extents(shape: Any) -> tuple[int, ...]:
+    try:
+        return (index(shape),)  # also a number of NumPy's
+    except TypeError:
+        pass
+    try:
+        return tuple(map(index, shape))
+    except TypeError:
+        raise TypeError(
+            f"shape is {shape!r}; expected a whole number, or a sequence of such"
+        ) from None
 
 
 def check_reach(

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from extmem.drivers.driver import SyncOrigin
 from extmem.handle_types import FENCE, SEMAPHORE, HandleType, names_of
-from extmem.handles import nt_lookup
+from extmem.handles import nt_lookup, winerror
 from extmem.rules.engine import Call, Site
-from extmem.rules.windows import OPEN_THAT, OTHER_DRIVER, TRY_AGAIN
+from extmem.rules.windows import OPEN_THAT, OTHER_DRIVER, TRY_AGAIN, remedy_of_name
 from extmem.vk.sync_queries import External
 from extmem.world import Record, payloads
 
@@ -220,25 +220,22 @@ def _unfit_handle(call: Call, sort: Sort, handle_type: int, handle: int) -> Unfi
 
 
 def _unfit_name(call: Call, sort: Sort, handle_type: int, name: str) -> Unfit | None:
-    remedy = (
-        "The exporter must hold an NT handle of it open (a name ends with the last), in the same "
-        "session."
-    )
     origin = call.asked.sync_origin(sort.object, handle_type, 0, name)
     kind = _expected_object(call)
     if kind is None and origin is not None and not origin.types:
         kind = sort.object.capitalize()  # shared through the directory
     # The system's own words first: not there, or not for this user.
-    problem = nt_lookup.why_not_by_name(name, kind) if kind is not None else None
-    if problem is not None:
+    why_not = nt_lookup.why_not_by_name(name, kind) if kind is not None else None
+    if why_not is not None:
         assert kind is not None
         other = nt_lookup.by_another_driver(name, kind)
         if other is not None:
             problem = f"is {name!r}, which {OTHER_DRIVER} ({other}, not {kind})."
             return Unfit("name", problem, OPEN_THAT)
-        return Unfit("name", f"is {name!r}: {problem}.", remedy)
+        return Unfit("name", f"is {name!r}: {why_not.words}.", remedy_of_name(why_not.code))
     if origin is None:
         return None
+    remedy = remedy_of_name(winerror.FILE_NOT_FOUND)
     return _unlike(origin, sort, handle_type, "name", f"is {name!r}", remedy)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from extmem.drivers.driver import HandleOrigin
 from extmem.handle_types import MEMORY, MEMORY_NV, core_of, names_of
-from extmem.handles import nt_lookup
+from extmem.handles import nt_lookup, winerror
 from extmem.handles.system import kernel
 from extmem.rules.engine import Call
 from extmem.vk._base import Structure
@@ -28,6 +28,7 @@ __all__ = [
     "Unfit",
     "imported",
     "name_of",
+    "remedy_of_name",
     "unfit_handle",
     "unfit_name",
     "unfit_nt",
@@ -115,6 +116,18 @@ def unfit_handle(
     return _unlike(origin, handle_type, f"is {handle:#x}", of_any_type)
 
 
+def remedy_of_name(code: int | None) -> str:
+    """What to do about a name that cannot be opened, by Windows' number for why."""
+    if code == winerror.FILE_NOT_FOUND:
+        return (
+            "The exporter must hold an NT handle of it open (a name ends with the last), in the "
+            "same session."
+        )
+    if code == winerror.ACCESS_DENIED:
+        return "Its exporter says who may come in, and for what: security=."
+    return TRY_AGAIN
+
+
 def unfit_name(call: Call, handle_type: int, name: str) -> Unfit | None:
     """Why a name cannot be imported as a core type; None if it may be."""
     # Other drivers name objects that only they can open; for those the driver is the judge, unless
@@ -129,11 +142,7 @@ def unfit_name(call: Call, handle_type: int, name: str) -> Unfit | None:
         other = nt_lookup.by_another_driver(name, kind)
         if other is not None:
             return Unfit(f"is {name!r}, which {OTHER_DRIVER} ({other}, not {kind}).", OPEN_THAT)
-        return Unfit(
-            f"is {name!r}: {problem}.",
-            "The exporter must hold an NT handle of it open (a name ends with the last), in the "
-            "same session.",
-        )
+        return Unfit(f"is {name!r}: {problem.words}.", remedy_of_name(problem.code))
     return _unlike(origin, handle_type, f"is {name!r}", False)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from extmem.errors import ClosedError
+from extmem.interop.cuda.streams import Lane, lane_of
 from extmem.interop.cuda.views import Order
 from extmem.interop.dlpack import CPU, CUDA, export
 from extmem.memory import Memory
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from extmem.share.stream import Stream
 
 __all__ = ["Draft"]
+
+_EARLIER = 5.0  # seconds for what was promised before, where CUDA cannot wait for that
 
 
 class Draft:
@@ -41,7 +45,7 @@ class Draft:
         self._stream = stream
         self._timeout = timeout
         self._slot: int | None = None
-        self._cuda: set[int | None] = set()  # CUDA's streams that write it; None: any
+        self._cuda: set[Lane | None] = set()  # CUDA's streams that write it; None: any
         self.fields: Fields = {}  # to go with it: numbers, text, bytes, lists and dicts of them
 
     def _own(self) -> int:
@@ -110,6 +114,10 @@ class Draft:
 
             gpu.submit(wait=[(rendered, 7)], signal=frame.promise())
 
+        That holds for a frame that is left by an exception as well, since the device may be at it:
+        its slot is not given out, and `Stream.close` waits up to 5 s, until this or a later promise
+        is kept. If nothing was submitted, `semaphore.signal(value)` keeps it.
+
         Unsupported if the device shares no timeline semaphores.
         """
         return [self._stream._promises.make(self._own())]
@@ -144,30 +152,55 @@ class Draft:
             self._stream._drop(slot)
 
     def _promise_for_cuda(self) -> None:
-        """Have CUDA's stream say when it is done. Several are brought to one end here."""
+        """Have CUDA's stream say when it is done. Several are brought to one end here. If that
+        fails, all that the GPU does is over afterwards.
+        """
         from extmem.interop.cuda.driver import call
 
         streams, self._cuda = self._cuda, set()
         gpu = self.memory.cuda().gpu
         timeline = self._stream._promises.timeline
-        if None in streams or timeline is None:
+
+        def finish() -> None:
             with gpu.current():
                 call("cuCtxSynchronize")
+
+        # Another thread's default stream has no name here.
+        known = [each[0] for each in streams if each is not None and each == lane_of(each[0])]
+        if len(known) < len(streams) or timeline is None:
+            finish()
             return
-        *others, last = [each for each in streams if each is not None]
-        with gpu.current():
-            for each in others:
-                call("cuStreamSynchronize", each)
-        ((semaphore, value),) = self.promise()
-        semaphore.cuda().signal(value, last)
+        *others, last = known
+        try:
+            with gpu.current():
+                for each in others:
+                    call("cuStreamSynchronize", each)
+            there = timeline.cuda()  # before anything is promised: it may fail
+        except BaseException:
+            with suppress(Exception):
+                finish()
+            raise
+        # Frames that are left at once have their values signalled in the order of these.
+        with there.turn:
+            ((_, value),) = self.promise()
+            try:
+                there.signal_next(value, last)
+            except BaseException:
+                with suppress(Exception):
+                    finish()
+                with suppress(Exception):  # the next frames wait for it, on the GPU
+                    if timeline.value < value:
+                        timeline.wait(value - 1, timeout=_EARLIER)
+                        timeline.signal(value)
+                raise
 
 
 class _Written(Order):
     """Notes which streams write a frame."""
 
-    def __init__(self, streams: set[int | None]) -> None:
+    def __init__(self, streams: set[Lane | None]) -> None:
         self._streams = streams
 
     def begin(self, stream: int | None) -> None:
         """The consumer will write on it. The slot is free: nothing has to be waited for."""
-        self._streams.add(stream)
+        self._streams.add(None if stream is None else lane_of(stream))

@@ -61,15 +61,23 @@ class Frame:
         once it is written. Only of a subscription with pending=True can it be more than that.
 
             gpu.copy(frame.buffer, target, wait=frame.ready)
+
+        If the publisher dies before, the device goes on within a second, for as long as this
+        process lives and the frame is held, and reads what was not written to its end: `wait` tells
+        afterwards whether it was. StreamEnded if that is known already.
         """
         self._own()
         timeline = self._line.slots.timeline
-        if not self._until or timeline is None:
+        if self._seen_written() or timeline is None:
             return []
-        if timeline.value >= self._until:
-            self._until = 0
-            return []
+        self._line.look_after()
         return [(timeline, self._until)]
+
+    def _seen_written(self) -> bool:
+        """Whether it is written, without waiting. StreamEnded if it will never be."""
+        if self._until and self._line.reached(self._until):
+            self._until = 0
+        return not self._until
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait here until it is written.
@@ -104,7 +112,8 @@ class Frame:
                 timeline.wait(self._until, timeout=seconds)
             except TimeoutError:
                 return False
-        self._until = 0
+        if not self._seen_written():
+            return False
         if self._slot is not None:
             self._line.slots.invalidate(self._slot)
         return True

@@ -7,6 +7,7 @@ import errno
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,9 @@ __all__ = ["AGAIN", "Frame", "Line", "reach"]
 
 AGAIN = 0.02  # seconds between two attempts to reach a publisher that goes or comes just now
 _TO_ANSWER = 5.0  # seconds that a publisher gets to answer, once it is there
+# How far a timeline goes on when its publisher has died. No stream promises so many frames while
+# one is held, and Vulkan lets each timeline go so far at once (2**31 - 1).
+_ABANDONED = 1 << 30
 
 
 def reach(
@@ -62,15 +66,15 @@ def reach(
                     f"the stream {name!r} leaves out frames that nobody has time for; publish it "
                     "with policy='all', or subscribe with policy='latest'"
                 )
+            if policy is None:  # now: others may want the seat, and an import takes its time
+                seat.leave()
             line = _imported(greeting, parcel, seat, device, process_id)
             made.callback(line.slots.close)
         except (ValueError, TypeError) as error:
             if isinstance(error, ExtmemError):  # a device that does not fit, and the like
                 raise
             raise _lie(who, error) from None
-        if policy is None:
-            seat.leave()
-        elif not seat.join(policy == "all"):
+        if policy is not None and not seat.join(policy == "all"):
             raise StreamEnded(
                 f"{who} ended the stream, or gave the seat away, before this process had taken it; "
                 "subscribe again"
@@ -97,6 +101,12 @@ def _answer(name: str, until: float, user: int | str | None) -> tuple[Parcel, in
                 errno.ETIMEDOUT, f"the publisher of {name!r} does not answer; is it stopped?"
             ) from None
         except (EOFError, BrokenPipeError, ConnectionResetError):  # it ends just now
+            if time.monotonic() >= until:
+                raise ConnectionRefusedError(
+                    errno.ECONNREFUSED,
+                    f"whoever has the name of {name!r} hangs up on whoever comes: it ends just "
+                    "now, or publishes no stream; try again, or wait longer: patience=",
+                ) from None
             time.sleep(AGAIN)
         except PermissionError as error:
             raise PermissionError(
@@ -167,6 +177,8 @@ class Line:
         # One that its own thread may have twice: the collector may release a frame at any time.
         self._lock = threading.RLock()
         self._uses = 1
+        self._looked_after = False  # a device may wait for the publisher
+        self._last_reached = 0  # of the timeline, before `let_go` moved it on
 
     def _timeline(self) -> Semaphore:
         """For CUDA, which signals when it is done."""
@@ -222,20 +234,62 @@ class Line:
             self._uses -= 1
             if self._uses:
                 return
+        if self._looked_after:
+            self._look()
         self.seat.leave()
         self.leases.close()
         self.returns.close()
         self.slots.close()
 
-    def let_go(self) -> None:
-        """The publisher has died: nobody keeps its promises, and what waits for them on a device
-        must not wait for ever. It goes on, with frames that were not written to their end.
+    def reached(self, until: int) -> bool:
+        """Whether a frame is written that waits for this value of the timeline. StreamEnded if
+        nobody can say that any more.
         """
         timeline = self.slots.timeline
-        value = max(map(self.board.ready, range(len(self.slots.memories))))
-        with contextlib.suppress(ExtmemError):  # another subscriber has said it just now
-            if timeline is not None and timeline.value < value:
-                timeline.signal(value)
+        if timeline is None or until <= self._last_reached:
+            return True
+        value = timeline.value
+        if value < until:
+            return False
+        # Also if it was written: a subscriber has moved the timeline on, and this one cannot know.
+        if value - until >= _ABANDONED:
+            raise StreamEnded(
+                f"process {self.process_id} has died, and nobody knows whether its device had "
+                "written this frame"
+            )
+        return True
+
+    def let_go(self) -> None:
+        """The publisher has died: nobody keeps its promises, and what waits for them on a device
+        must not wait for ever. It goes on, with frames that were not written to their end. The
+        value says so to all others (`reached`), and none of them takes such a frame for whole.
+        """
+        timeline = self.slots.timeline
+        if timeline is None:
+            return
+        newest = max(map(self.board.ready, range(len(self.slots.memories))))
+        # A device that is lost waits for nothing; and another subscriber may say it just now.
+        with contextlib.suppress(ExtmemError, ValueError):
+            value = timeline.value
+            if newest and value < newest + _ABANDONED:
+                self._last_reached = max(value, self._last_reached)
+                timeline.signal(newest + _ABANDONED)
+
+    def look_after(self) -> None:
+        """From now on a device may wait for the publisher: see that it does not for ever."""
+        if not self._looked_after:
+            self._looked_after = True
+            self.leases.look_after(weakref.WeakMethod(self._look))
+
+    def _look(self) -> bool:
+        """Let go if the publisher is gone; whether there is nothing more to look for."""
+        try:
+            lost = self.lost()
+        except ValueError:  # closed
+            return True
+        if lost:
+            self.let_go()
+        return lost
 
     def lost(self) -> bool:
         """Whether the publisher is gone, and has not ended the stream."""

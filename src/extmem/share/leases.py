@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from extmem.errors import ExtmemError
-from extmem.interop.cuda.streams import number_of
+from extmem.interop.cuda.streams import PER_THREAD, Lane, lane_of, number_of
 from extmem.interop.cuda.views import Order
 
 if TYPE_CHECKING:
@@ -29,20 +29,22 @@ Moment = tuple["Semaphore", int]
 After = Moment | Iterable[Moment] | None
 
 _SLICE = 0.25  # seconds of sleep, after which the thread looks at all of them again
+_SHORTLY = 0.01  # the same where there are several, of which it can wait for one alone
 
 
 def moments_of(after: After) -> list[Moment]:
     """What `release(after=)` was given, checked: timelines with their values."""
     if after is None:
         return []
-    given = [after] if isinstance(after, tuple) and len(after) == 2 else list(after)
+    alone = isinstance(after, tuple) and len(after) == 2 and hasattr(after[0], "waitable")
+    given: list[Any] = [after] if alone else list(after)
     for moment in given:
-        if not isinstance(moment, tuple) or not hasattr(moment[0], "waitable"):
+        if not isinstance(moment, tuple) or len(moment) != 2 or not hasattr(moment[0], "waitable"):
             raise TypeError(
                 f"after= has {moment!r}; expected (semaphore, value), or a list of such"
             )
         moment[0].waitable(moment[1])
-    return given  # type: ignore[return-value]
+    return given
 
 
 def _reached(moment: Moment) -> bool:
@@ -110,6 +112,17 @@ class Leases:
         self._changed = threading.Condition(threading.RLock())
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._look: Callable[[], Callable[[], bool] | None] | None = None
+
+    def look_after(self, look: Callable[[], Callable[[], bool] | None]) -> None:
+        """Have the thread call something a few times a second, until that returns True.
+
+        look: a weak reference to it
+        """
+        with self._changed:
+            if not self._closed:
+                self._look = look
+                self._start()
 
     def add(self, lease: Lease) -> None:
         """A frame was released, or a tensor of one that was is gone."""
@@ -122,13 +135,17 @@ class Leases:
                 return
             if lease not in self._waiting:
                 self._waiting.append(lease)
-            if self._thread is None:
-                # It knows this by a weak reference, so that what is forgotten can go.
-                self._thread = threading.Thread(
-                    target=_watch, args=(weakref.ref(self),), name="extmem leases", daemon=True
-                )
-                self._thread.start()
+            self._start()
             self._changed.notify()
+
+    def _start(self) -> None:
+        """The thread, if it is not there yet."""
+        if self._thread is None:
+            # It knows this by a weak reference, so that what is forgotten can go.
+            self._thread = threading.Thread(
+                target=_watch, args=(weakref.ref(self),), name="extmem leases", daemon=True
+            )
+            self._thread.start()
 
     @property
     def any(self) -> bool:
@@ -161,13 +178,22 @@ class Leases:
                 self._changed.wait(_SLICE)
             if self._closed:
                 return False
-            moments = [each.waits_for for each in self._waiting]
-        first = next((each for each in moments if each is not None), None)
-        if first is not None:
+            moments = [each for each in (each.waits_for for each in self._waiting) if each]
+        if moments:
+            # They may come in any order.
+            seconds = _SLICE if len(set(moments)) == 1 else _SHORTLY
+            semaphore, value = moments[0]
             with contextlib.suppress(TimeoutError, ExtmemError, OSError):
-                first[0].wait(first[1], timeout=_SLICE)
+                semaphore.wait(value, timeout=seconds)
         self.settle()
+        self._look_once()
         return True
+
+    def _look_once(self) -> None:
+        if self._look is not None:
+            look = self._look()
+            if look is None or look():
+                self._look = None
 
 
 def _watch(reference: weakref.ref[Leases]) -> None:
@@ -189,7 +215,7 @@ class Returns:
         self._make = make
         self._timeline: Semaphore | None = None
         self._last = 0
-        self._stream = 0
+        self._lane: Lane | None = None  # the stream that signals the last one
         self._lock = threading.RLock()
 
     def signal(self, stream: Any) -> Moment:
@@ -199,11 +225,12 @@ class Returns:
             if self._timeline is None:
                 self._timeline = self._make()
             on_gpu = self._timeline.cuda()
-            if self._last and self._stream != number:
+            lane = lane_of(number)
+            if self._last and self._lane != lane:
                 on_gpu.wait(self._last, number)
             on_gpu.signal(self._last + 1, number)
             self._last += 1
-            self._stream = number
+            self._lane = lane
             return self._timeline, self._last
 
     def close(self) -> None:
@@ -233,10 +260,13 @@ class Leased(Order):
         self._returns = returns
         self._ready = ready
         self._finish = finish
+        self._own: set[Lane] = set()  # default streams of threads that tensors were made on
 
     def begin(self, stream: int | None) -> None:
         """Have the stream wait for the frame."""
         self._lease.hold()
+        if stream == PER_THREAD:
+            self._own.add(lane_of(stream))
         try:
             for semaphore, value in self._ready:
                 if stream is None:
@@ -256,8 +286,8 @@ class Leased(Order):
         """Called while a tensor is freed, where nobody could catch an error."""
         moments: list[Moment] = []
         try:
-            if stream is None:
-                self._finish()
+            if stream is None or (stream == PER_THREAD and self._own != {lane_of(stream)}):
+                self._finish()  # no stream is known, or this thread cannot name it
             else:
                 moments.append(self._returns.signal(stream))
         except Exception as error:  # the stream is no more, for one

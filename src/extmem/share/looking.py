@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
+from extmem.errors import StreamEnded
 from extmem.share.joining import reach
 from extmem.share.ring import Tally
 from extmem.share.slots import Fields, decode_fields, listener_name
@@ -103,8 +104,11 @@ class Onlooker:
         return None
 
     def _written(self, slot: int) -> bool:
-        until, timeline = self._line.board.ready(slot), self._line.slots.timeline
-        return not until or timeline is None or timeline.value >= until
+        until = self._line.board.ready(slot)
+        try:
+            return not until or self._line.reached(until)
+        except StreamEnded:  # the publisher has died before
+            return False
 
     def readers(self) -> list[Tally]:
         """The stream's subscribers, as its publisher says a few times a second."""

@@ -121,6 +121,8 @@ def encode_fields(fields: Fields) -> bytes:
     if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
         raise TypeError(f"the fields are {fields!r}; expected a dict with names as keys")
     try:
+        for key, value in fields.items():
+            _check_plain(key, value)
         data = msgspec.msgpack.encode(fields)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(
@@ -135,6 +137,20 @@ def encode_fields(fields: Fields) -> bytes:
     return data
 
 
+def _check_plain(where: str, value: Any) -> None:
+    """TypeError if it would arrive as something else: MessagePack has text for a datetime."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if not isinstance(key, (str, int)):
+                raise TypeError(f"{where} has the key {plain(repr(key), 80)}")
+            _check_plain(f"{where}[{key!r}]", each)
+    elif isinstance(value, (list, tuple)):
+        for at, each in enumerate(value):
+            _check_plain(f"{where}[{at}]", each)
+    elif value is not None and not isinstance(value, (int, float, str, bytes, bytearray)):
+        raise TypeError(f"{where} is a {type(value).__name__}, {plain(repr(value), 80)}")
+
+
 def decode_fields(data: bytes) -> Fields:
     """From what a publisher wrote. ValueError if it is none.
 
@@ -142,8 +158,11 @@ def decode_fields(data: bytes) -> Fields:
     {'exposure': 0.5}
     """
     try:
-        return msgspec.msgpack.decode(data, type=Fields, strict=True)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        fields = msgspec.msgpack.decode(data, type=Fields, strict=True)
+        for key, value in fields.items():
+            _check_plain(key, value)
+        return fields
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as error:
         raise ValueError(
             f"the publisher wrote {len(data)} bytes that are no fields: {plain(error)}"
         ) from None

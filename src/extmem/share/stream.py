@@ -59,6 +59,7 @@ log = logging.getLogger("extmem")
 
 _TO_TAKE = 1.0  # seconds that a newcomer gets to make room for what it is sent
 _TO_KEEP = 5.0  # seconds that the device gets to do what was promised, where a slot is needed
+_JOINING = 0.005  # seconds between two looks whether somebody has come
 _LOOK = 0.05  # seconds between two looks whether a subscriber has died, while a slot is waited for
 
 
@@ -203,10 +204,39 @@ class Stream:
 
     @property
     def readers(self) -> list[Reader]:
-        """The subscribers that are there, and how many slots each of them has."""
+        """The subscribers that are there, and how many slots each of them has.
+
+        Who is still about to join is not: what is published until it has joined passes it by.
+        """
         with self._guard:
             self._look_around()
-            return [Reader(seat.process_id, seat.used.bit_count()) for seat in self._seats]
+            return [
+                Reader(seat.process_id, seat.used.bit_count())
+                for seat in self._seats
+                if seat.state == JOINED
+            ]
+
+    def wait_for(self, subscribers: int = 1, *, timeout: float | None = None) -> None:
+        """Wait until so many subscribers are there. With policy "all", they miss nothing from then.
+
+        timeout: seconds, None for as long as it takes; TimeoutError after that
+
+        >>> import extmem, threading
+        >>> with extmem.publish("doc-wait-for", shape=4, dtype="uint8", policy="all") as stream:
+        ...     frames = extmem.subscribe("doc-wait-for", policy="all")
+        ...     stream.wait_for(1, timeout=5)
+        ...     frames.close()
+        """
+        deadline = deadline_of(timeout)
+        while len(there := self.readers) < subscribers:
+            if self._closed:
+                raise ClosedError(f"the stream {self.name!r} was closed while it waited")
+            if deadline is not None and time.monotonic_ns() >= deadline:
+                raise TimeoutError(
+                    f"{len(there)} of {subscribers} subscribers are there after {timeout:g} s; "
+                    "start them, or wait longer: timeout="
+                )
+            time.sleep(_JOINING)
 
     def __repr__(self) -> str:
         if self._closed:
@@ -506,21 +536,32 @@ def _answer(reference: weakref.ref[Stream], door: Listener) -> None:
         try:
             with contextlib.suppress(TimeoutError):
                 other = door.accept(timeout=SLICE)
-            stream = reference()
-            if stream is None or stream.closed:
+            if not _attend(reference, other):
                 return
-            if other is not None:
-                stream._admit(other)
-            with stream._guard:
-                if not stream.closed:
-                    stream._look_around()
-            del stream  # it may be forgotten while this waits
         except ClosedError:
             return
+        except (BrokenPipeError, ConnectionResetError, EOFError) as error:
+            log.info("whoever asked for a seat of a stream has gone again: %s", error)
         except (OSError, ExtmemError) as error:
-            # A peer that has gone again, or no descriptor is left: the others have their frames.
             log.warning("a stream could not let somebody in: %s", error)
-            time.sleep(0.1)
+            time.sleep(0.1)  # no descriptor is left, or the like: others have to do something
+            if not _attend(reference, None):
+                return
         finally:
             if other is not None:
                 other.close()
+
+
+def _attend(reference: weakref.ref[Stream], other: Channel | None) -> bool:
+    """Let somebody in, if there is anybody, and look after who is there; whether to go on."""
+    stream = reference()  # known only here: it may be forgotten while the thread waits
+    if stream is None or stream.closed:
+        return False
+    try:
+        if other is not None:
+            stream._admit(other)
+    finally:
+        with stream._guard:
+            if not stream.closed:
+                stream._look_around()
+    return True

@@ -9,6 +9,7 @@ has the frame.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -20,7 +21,7 @@ from extmem.share.ring import OVER
 from extmem.share.slots import check_policy
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
 
     from extmem.device import Device
 
@@ -88,6 +89,10 @@ class Subscription:
         self._frame: Frame | None = None  # what the next step releases
         self._pool: ThreadPoolExecutor | None = None  # what asyncio's steps sleep in
         self._over = False  # the publisher has ended it
+        self._closed = False  # somebody has closed it, perhaps while it recovers
+        self._guard = threading.Lock()  # of `_line` and `_closed`
+        self._one = threading.Lock()  # of who recovers: that is done once
+        self._recovering: Future[None] | None = None  # the same for asyncio's steps
         self.name = name
         self.policy = policy
         self.timeout = timeout  # seconds for each frame
@@ -137,7 +142,7 @@ class Subscription:
             line = self._open()
             try:
                 if self._late_one:
-                    if (frame := self._caught_up(line, deadline, deadline)) is not None:
+                    if self._caught_up(line, deadline, deadline) and (frame := self._handed()):
                         return frame
                     continue
                 heard = line.seat.bell.value
@@ -174,10 +179,10 @@ class Subscription:
             try:
                 if self._late_one:
                     until = _slice(deadline)
-                    frame = await loop.run_in_executor(
+                    known = await loop.run_in_executor(
                         self._sleeper(), self._caught_up, line, until, deadline
                     )
-                    if frame is not None:
+                    if known and (frame := self._handed()):
                         return frame
                     continue
                 heard = line.seat.bell.value
@@ -191,7 +196,7 @@ class Subscription:
                     if (frame := self._take(line)) is not None:  # its last one
                         return frame
                     if not self._late_one:
-                        await loop.run_in_executor(self._sleeper(), self._recover, line)
+                        await self._recovered(line)
                 elif deadline is not None and time.monotonic_ns() >= deadline:
                     raise TimeoutError(self._late())
                 else:  # in slices, so that a step that is cancelled leaves nobody asleep for long
@@ -212,35 +217,52 @@ class Subscription:
     def _take(self, line: Line) -> Frame | None:
         """The next frame if it is there; `_over` is set if none comes any more."""
         over = line.seat.state == OVER  # first: what was offered before that is there
-        self._frame = frame = line.take()
-        self._over = frame is None and over
-        if frame is not None and frame._until and not self.pending and frame.ready:
-            self._late_one = True
-            return None
-        return frame
+        while (frame := line.take()) is not None:
+            self._frame = frame
+            if self.pending:
+                return frame
+            try:
+                if frame._seen_written():
+                    return frame
+                self._late_one = True
+                return None
+            except StreamEnded:  # it never will be; but a later one may
+                self._release(soon=False)
+        self._over = over
+        return None
 
-    def _caught_up(self, line: Line, until: int | None, deadline: int | None) -> Frame | None:
-        """The frame that was not written yet, if it is in time; None to try again.
+    def _caught_up(self, line: Line, until: int | None, deadline: int | None) -> bool:
+        """Whether it is known if the frame that was late is written, or nobody writes it any more.
+        It is only looked at here: an asyncio step may have been cancelled meanwhile.
 
         until: when to return, in nanoseconds; deadline: from when on that is TimeoutError
         """
         frame = self._frame
-        assert frame is not None
-        while not frame._written(until):
-            if line.lost():
-                self._late_one = False
-                self._release(soon=False)  # nobody writes it any more
-                return None
-            now = time.monotonic_ns()
-            if deadline is not None and now >= deadline:
-                raise TimeoutError(
-                    f"frame {frame.sequence} of {self.name!r} was handed over, and process "
-                    f"{line.process_id}, which promised it, has not written it in "
-                    f"{self.timeout:g} s"
-                )
-            if until is not None and now >= until:
-                return None
-        self._late_one = False
+        if frame is None:  # another step has seen to it
+            return True
+        try:
+            while not frame._written(until):
+                if line.lost():
+                    return True
+                now = time.monotonic_ns()
+                if deadline is not None and now >= deadline:
+                    raise TimeoutError(
+                        f"frame {frame.sequence} of {self.name!r} was handed over, and process "
+                        f"{line.process_id}, which promised it, has not written it in "
+                        f"{self.timeout:g} s"
+                    )
+                if until is not None and now >= until:
+                    return False
+        except StreamEnded:
+            pass
+        return True
+
+    def _handed(self) -> Frame | None:
+        """The frame that was late; None if nobody writes it any more, and it is dropped."""
+        frame, self._late_one = self._frame, False
+        if frame is not None and frame._until:
+            self._release(soon=False)
+            return None
         return frame
 
     def _sleep(self, line: Line, heard: int, deadline: int | None) -> bool:
@@ -265,32 +287,58 @@ class Subscription:
             self._pool = ThreadPoolExecutor(1, f"extmem stream {self.name}")
         return self._pool
 
+    async def _recovered(self, line: Line) -> None:
+        """`_recover` in the executor's thread. A step that is cancelled leaves it running, and the
+        next one finds it.
+        """
+        from asyncio import sleep
+
+        running = self._recovering
+        if running is None:
+            running = self._recovering = self._sleeper().submit(self._recover, line)
+        while not running.done():
+            await sleep(AGAIN)
+        if self._recovering is running:
+            self._recovering = None
+        running.result()
+
     def _recover(self, line: Line) -> None:
         """The publisher has died: go on with another one, if there is one in time."""
-        line.let_go()
-        why = f"process {line.process_id}, which published {self.name!r}, has died"
-        try:
-            if not self.resume:
-                raise StreamEnded(
-                    f"{why}; subscribe again once it is back, or wait for that: resume="
-                )
-            new = self._another(why)
-            if new.slots.format != self._format:
+        with self._one:
+            if self._line is not line:  # another thread has done it, or has closed it
+                return
+            line.let_go()
+            why = f"process {line.process_id}, which published {self.name!r}, has died"
+            try:
+                if not self.resume:
+                    raise StreamEnded(
+                        f"{why}; subscribe again once it is back, or wait for that: resume="
+                    )
+                new = self._another(why)
+                if new.slots.format != self._format:
+                    new.leave()
+                    raise StreamEnded(
+                        f"{why}; process {new.process_id} took the name, and publishes "
+                        f"{new.slots.format} instead of {self._format}; subscribe again"
+                    )
+            except BaseException:
+                self._leave()
+                raise
+            with self._guard:
+                closed = self._closed
+                if not closed:
+                    self._line = new
+            if closed:
                 new.leave()
-                raise StreamEnded(
-                    f"{why}; process {new.process_id} took the name, and publishes "
-                    f"{new.slots.format} instead of {self._format}; subscribe again"
-                )
-        except BaseException:
-            self._leave()
-            raise
-        self._line = new
-        line.leave()
+                self._require_open()
+            line.leave()
 
     def _another(self, why: str) -> Line:
         until = time.monotonic() + self.resume
         while True:
-            left = max(until - time.monotonic(), 0)
+            self._require_open()
+            # In slices, so that whoever closes it does not wait for all of that.
+            left = min(max(until - time.monotonic(), 0), SLICE)
             try:
                 return reach(self.name, self.policy, self._device, left, self._user)
             except (ConnectionRefusedError, StreamEnded):
@@ -298,7 +346,14 @@ class Subscription:
                     raise StreamEnded(
                         f"{why}; nobody else published it within {self.resume:g} s"
                     ) from None
-                time.sleep(AGAIN)
+            except TimeoutError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(AGAIN)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"this subscription of {self.name!r} is closed")
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -311,12 +366,15 @@ class Subscription:
             frame._line.give_back(frame, soon and frame._line is self._line)
 
     def _leave(self) -> None:
-        line, self._line = self._line, None
+        with self._guard:  # whoever has it leaves it, once
+            line, self._line = self._line, None
         if line is not None:
             line.leave()
 
     def close(self) -> None:
         """Give the seat back, and with it the frame, unless that is kept. Safe to call again."""
+        with self._guard:
+            self._closed = True
         self._late_one = False
         self._release(soon=False)
         self._leave()

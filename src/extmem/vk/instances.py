@@ -64,12 +64,17 @@ def choose_driver(name: str | None = None) -> Choice:
     'asked for by name'
     """
     # Drivers are built on parts of this package, and come when they are needed.
-    from extmem.drivers.open import open_driver, requested
+    from extmem.drivers.open import ENVIRONMENT, open_driver, requested
 
     global _automatic
     asked = requested(name)
     if asked != "auto":
-        return Choice(open_driver(asked), "asked for by name")
+        try:
+            return Choice(open_driver(asked), "asked for by name")
+        except DriverNotFound as error:
+            if name in (None, "auto"):  # so nobody named it here
+                raise DriverNotFound(f"the variable {ENVIRONMENT} is {asked!r}: {error}") from None
+            raise
     if _automatic is None:
         _automatic = _choose_automatically()
         log.info("driver %s: %s", _automatic.driver.name, _automatic.reason)
@@ -131,7 +136,8 @@ def checks_level(given: str | None, inherited: str | None = None) -> str:
     """The level of checking: the argument, else the parent's, else EXTMEM_CHECKS, else full."""
     level = given or inherited or os.environ.get("EXTMEM_CHECKS") or "full"
     if level not in LEVELS:
-        raise ValueError(f"checks is {level!r}; expected one of {', '.join(LEVELS)}")
+        what = "checks" if given or inherited else "the variable EXTMEM_CHECKS"
+        raise ValueError(f"{what} is {level!r}; expected one of {', '.join(LEVELS)}")
     return level
 
 

@@ -138,11 +138,9 @@ class GlobalNames:
         if mine is not None or not answers:
             return self._service.answer(account, request, fd)
         if isinstance(answers[0].reply, p.Failed):
-            raise failure(
-                answers[0].reply.code,
-                asked,
-                f"user {answers[0].uid}, whose it is, refuses: {answers[0].reply.text}",
-            )
+            code, text = answers[0].reply.code, answers[0].reply.text
+            why = text.removeprefix(f"{asked}: ").removesuffix(f" (Windows error {code})")
+            raise failure(code, asked, f"user {answers[0].uid}, whose it is, refuses: {why}")
         request = msgspec.structs.replace(request, name=p.pack_text(name))
         item, access, record = foreign.install(answers[0], request, account, asked)
         try:

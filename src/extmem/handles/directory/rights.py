@@ -6,7 +6,7 @@ import errno
 import sys
 
 from extmem.handles import winerror
-from extmem.handles.access import MAXIMUM_ALLOWED, SECTION_MAP_WRITE, Kind
+from extmem.handles.access import MAXIMUM_ALLOWED, SECTION_MAP_READ, SECTION_MAP_WRITE, Kind
 from extmem.handles.directory import items
 from extmem.handles.directory.items import BOTH, Shared
 from extmem.handles.objects import Entry, KernelObject, Section
@@ -33,7 +33,10 @@ def granted(item: KernelObject, bits: int, user: User, asked: str) -> int:
         # A handle without rights would keep the name, and tell what lies beside the object.
         raise failure(winerror.ACCESS_DENIED, asked, "its security allows this user nothing")
     if bits & ~allowed:
-        why = f"its security allows the rights {allowed:#x}, and {bits:#x} was asked for"
+        why = (
+            f"its security allows this user {_words(allowed)} ({allowed:#x}); what was asked for "
+            f"is {_words(bits)} ({bits:#x})"
+        )
         raise failure(winerror.ACCESS_DENIED, asked, why)
     if sealed and bits & SECTION_MAP_WRITE:
         why = (
@@ -44,6 +47,20 @@ def granted(item: KernelObject, bits: int, user: User, asked: str) -> int:
     if isinstance(item, Shared):
         refuse_fewer(item.kind, bits, asked)
     return bits
+
+
+def _words(bits: int) -> str:
+    """Rights as people call them.
+
+    >>> _words(SECTION_MAP_READ | SECTION_MAP_WRITE), _words(0x60000)
+    ('reading and writing', 'neither reading nor writing')
+    """
+    words = [
+        word
+        for bit, word in ((SECTION_MAP_READ, "reading"), (SECTION_MAP_WRITE, "writing"))
+        if bits & bit
+    ]
+    return " and ".join(words) or "neither reading nor writing"
 
 
 def refuse_fewer(kind: Kind, bits: int, asked: str) -> None:

@@ -95,7 +95,9 @@ class State:
             raise failure(winerror.INVALID_PARAMETER, asked, "its size is not a number of bytes")
         if size > _LARGEST:
             raise failure(winerror.NOT_ENOUGH_MEMORY, asked)
-        full_name, descriptor = self._prepare(account, SECTION, name, security, asked)
+        # A name that cannot be had is not for want of size.
+        named = f"cannot make section {name!r}"
+        full_name, descriptor = self._prepare(account, SECTION, name, security, named)
         bits = items.bits_of(SECTION, access)
         try:
             section = Section(size, descriptor, full_name)

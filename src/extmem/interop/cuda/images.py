@@ -94,8 +94,12 @@ class CudaImage:
         """The CUarray of one mip level; for `cuda.bindings`, still owned by this object."""
         if not 0 <= number < self.info.levels:
             raise IndexError(f"level {number}; this image has {self.info.levels}, from 0")
-        with self.gpu.current():
-            return call("cuMipmappedArrayGetLevel", self.handle, number)
+        self._endings.take()  # ClosedError if the memory is closed, and this may be destroyed
+        try:
+            with self.gpu.current():
+                return call("cuMipmappedArrayGetLevel", self.handle, number)
+        finally:
+            self._endings.leave()
 
     def read(self, target: Any, *, level: int = 0, stream: Any = None) -> None:
         """Copy a level into a tensor on the GPU, on a stream; the call returns at once.
@@ -122,15 +126,19 @@ class CudaImage:
         about = bindings().CUDA_MEMCPY2D()
         about.WidthInBytes, about.Height = row, height
         kind = bindings().CUmemorytype
-        array = self.level(level)
-        if reading:
-            about.srcMemoryType, about.srcArray = kind(_ARRAY), array
-            about.dstMemoryType, about.dstDevice, about.dstPitch = kind(_DEVICE), address, row
-        else:
-            about.dstMemoryType, about.dstArray = kind(_ARRAY), array
-            about.srcMemoryType, about.srcDevice, about.srcPitch = kind(_DEVICE), address, row
-        with self.gpu.current():
-            call("cuMemcpy2DAsync", about, number_of(0 if stream is None else stream))
+        self._endings.take()
+        try:
+            array = self.level(level)
+            if reading:
+                about.srcMemoryType, about.srcArray = kind(_ARRAY), array
+                about.dstMemoryType, about.dstDevice, about.dstPitch = kind(_DEVICE), address, row
+            else:
+                about.dstMemoryType, about.dstArray = kind(_ARRAY), array
+                about.srcMemoryType, about.srcDevice, about.srcPitch = kind(_DEVICE), address, row
+            with self.gpu.current():
+                call("cuMemcpy2DAsync", about, number_of(0 if stream is None else stream))
+        finally:
+            self._endings.leave()
 
 
 def _address_of(tensor: Any, size: int) -> int:

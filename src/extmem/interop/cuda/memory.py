@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 from extmem.errors import TensorError, Unsupported
@@ -85,6 +87,7 @@ class CudaMemory:
         self._image: CudaImage | None = None
         self._lock = threading.Lock()
         self._made = caller()
+        self._process = os.getpid()
         self._endings = Endings("this memory of CUDA's")
         self._endings.then(self._destroy)
         self.owner: weakref.ref[Any] | None = None  # the `Memory` that it was made from
@@ -210,12 +213,17 @@ class CudaMemory:
 
     def __del__(self) -> None:
         endings = getattr(self, "_endings", None)
-        if endings is not None and not endings.closed:
+        if endings is None or endings.closed or os.getpid() != self._process:
+            return
+        try:
             warnings.warn(
                 f"CUDA's memory of {self.size} bytes was never closed; made at {self._made}",
                 ResourceWarning,
                 stacklevel=2,
             )
+        finally:  # also where the warning is an error
+            with suppress(Exception):  # CUDA may have ended before
+                self.close()
 
     def __repr__(self) -> str:
         state = ", closed" if self.closed else ""

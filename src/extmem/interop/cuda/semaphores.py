@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import warnings
+from contextlib import suppress
 from typing import Any, Self
 
 from extmem.errors import Unsupported
@@ -11,7 +14,7 @@ from extmem.interop.cuda import taking
 from extmem.interop.cuda.devices import Gpu, gpu_of, wanted
 from extmem.interop.cuda.driver import bindings, call
 from extmem.interop.cuda.endings import Endings
-from extmem.interop.cuda.streams import number_of
+from extmem.interop.cuda.streams import Lane, lane_of, number_of
 from extmem.share.passport import SyncPassport
 
 __all__ = ["CudaSemaphore", "import_semaphore"]
@@ -57,8 +60,8 @@ def import_semaphore(handle: Handle, *, device: int | None = None) -> CudaSemaph
 class CudaSemaphore:
     """A semaphore as CUDA has it. Made by `import_semaphore`; a context manager.
 
-    It keeps the semaphore's payload alive, whatever becomes of the one that was exported. One
-    thread at a time uses it.
+    It keeps the semaphore's payload alive, whatever becomes of the one that was exported. Several
+    threads may use it.
     """
 
     def __init__(self, handle: Any, gpu: Gpu, timeline: bool) -> None:
@@ -68,10 +71,11 @@ class CudaSemaphore:
         self._endings = Endings("this semaphore of CUDA's")
         self._endings.then(self._destroy)
         self._made = caller()
-        cu = bindings()
-        # Made once, so that a frame makes nothing.
-        self._signals = cu.CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS()
-        self._waits = cu.CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS()
+        self._process = os.getpid()
+        self._given = False  # whether a stream was ever told of it
+        # Whose turn it is to take a timeline's next value, and to signal it by `signal_next`.
+        self.turn = threading.RLock()
+        self._signalled: tuple[int, Lane] | None = None  # by that, last
 
     def _destroy(self) -> None:
         with self.gpu.current():
@@ -88,15 +92,32 @@ class CudaSemaphore:
         value: of a timeline; None of a binary semaphore
         stream: of PyTorch or CuPy, or its number; None for CUDA's default stream
         """
-        self._signals.params.fence.value = self._checked(value)
-        self._enqueue("cuSignalExternalSemaphoresAsync", self._signals, stream)
+        # Made anew for each call: others may be in the midst of theirs, also in this thread, where
+        # the collector frees a tensor.
+        about = bindings().CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS()
+        about.params.fence.value = self._checked(value)
+        self._enqueue("cuSignalExternalSemaphoresAsync", about, stream)
+
+    def signal_next(self, value: int, stream: Any) -> None:
+        """Signal a timeline whose values are given out one by one, when the stream has come to this
+        point, and all values before are signalled, on whichever streams, or by whomever.
+
+        Have `turn` from the time on when the value was given out.
+        """
+        lane = lane_of(number_of(stream))
+        with self.turn:
+            if value > 1 and self._signalled != (value - 1, lane):
+                self.wait(value - 1, stream)
+            self.signal(value, stream)
+            self._signalled = value, lane
 
     def wait(self, value: int | None = None, stream: Any = None) -> None:
         """Have a stream wait for it before whatever it is given from now on; the call returns at
         once. The parameters are those of `signal`.
         """
-        self._waits.params.fence.value = self._checked(value)
-        self._enqueue("cuWaitExternalSemaphoresAsync", self._waits, stream)
+        about = bindings().CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS()
+        about.params.fence.value = self._checked(value)
+        self._enqueue("cuWaitExternalSemaphoresAsync", about, stream)
 
     def _checked(self, value: int | None) -> int:
         if self.timeline:
@@ -112,6 +133,7 @@ class CudaSemaphore:
         self._endings.take()
         try:
             with self.gpu.current():
+                self._given = True
                 call(what, [self._semaphore], [parameters], 1, number)
         finally:
             self._endings.leave()
@@ -131,10 +153,19 @@ class CudaSemaphore:
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_endings", self).closed:
+        endings = getattr(self, "_endings", None)
+        if endings is None or endings.closed or os.getpid() != self._process:
+            return
+        try:
             warnings.warn(
                 f"{self!r} was never closed; made at {self._made}", ResourceWarning, stacklevel=2
             )
+        finally:  # also where the warning is an error
+            # CUDA forbids to destroy one that a stream still has to come to. To wait for that here
+            # could be for ever, in the midst of anything. So it stays until the process ends.
+            if not self._given:
+                with suppress(Exception):  # CUDA may have ended before
+                    self.close()
 
     def __repr__(self) -> str:
         kind = "timeline" if self.timeline else "binary"

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
 from operator import index
 from typing import Any
 
 from extmem.errors import TensorError
 
-__all__ = ["LEGACY", "PER_THREAD", "number_of", "of_dlpack"]
+__all__ = ["LEGACY", "PER_THREAD", "Lane", "lane_of", "number_of", "of_dlpack"]
 
 LEGACY, PER_THREAD = 1, 2  # CUDA's own numbers for its two default streams
+
+Lane = tuple[int, object]  # a stream's number, and whose thread's it is: equal for one stream
+
+_of_thread = threading.local()
+
+
+def lane_of(stream: int) -> Lane:
+    """Which stream a number means in the calling thread. The number of each thread's default stream
+    is the same in all of them.
+
+    >>> lane_of(0x1000), lane_of(PER_THREAD) == lane_of(PER_THREAD)
+    ((4096, None), True)
+    """
+    if stream != PER_THREAD:
+        return stream, None
+    # No thread's identity is of use here: the system gives it to another one when it has ended.
+    if not hasattr(_of_thread, "lane"):
+        _of_thread.lane = (PER_THREAD, object())
+    found: Lane = _of_thread.lane
+    return found
 
 
 def of_dlpack(stream: Any) -> int | None:
@@ -51,13 +73,27 @@ def number_of(stream: Any) -> int:
     protocol = getattr(found, "__cuda_stream__", None)
     if protocol is not None:
         found = (protocol() if callable(protocol) else protocol)[1]
-    found = getattr(found, "value", found)  # a ctypes number
+    if isinstance(found, ctypes.c_void_p):
+        found = found.value or 0  # ctypes says None for 0
+    else:
+        found = getattr(found, "value", found)  # another number of ctypes
     try:
-        number = int(found)
-    except (TypeError, ValueError):
+        if isinstance(found, bool):
+            raise TypeError
+        number = int(found) if _is_bindings_own(found) else index(found)
+    except TypeError:
         raise TypeError(
-            f"{stream!r} is no CUDA stream; expected one of PyTorch or CuPy, or its number"
+            f"{stream!r} is no CUDA stream; expected one of PyTorch, CuPy, Numba, cuda-bindings "
+            "or cuda.core, or its number: 1 and 2 for CUDA's default streams, the address of "
+            "another one"
         ) from None
     if number < 0:
         raise ValueError(f"the stream is {number}; expected 0, 1, 2, or its address")
     return number or LEGACY  # whoever has a stream and calls it 0 means CUDA's default
+
+
+def _is_bindings_own(found: Any) -> bool:
+    """Whether it is a CUstream, or of the runtime's type that is made of it. Not all versions of
+    cuda-bindings make an index of them.
+    """
+    return any(each.__name__ == "CUstream" for each in type(found).__mro__)

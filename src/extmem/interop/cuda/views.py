@@ -156,8 +156,9 @@ class CudaArray:
                 f"dl_device is {tuple(map(int, dl_device))}, but these elements are on CUDA's GPU "
                 f"{self.device}, {here}: make a tensor there, and have its library move that"
             )
-        self._order.begin(number)
+        # First, because it refuses what was closed meanwhile; what was begun has to have an end.
         holder = _Holder(self._interface(), self._endings)
+        self._order.begin(number)
         weakref.finalize(holder, self._order.end, number).atexit = False
         return dlpack.export(
             np.asarray(holder),
