@@ -572,8 +572,9 @@ def test_who_asks_for_a_seat_and_does_not_take_it(
     put(source)
     with channel.connect(slots.listener_name(name)) as other:
         other.receive(timeout=PATIENCE).close()
-    assert _soon(lambda: [each.holds for each in source.readers] == [1])
-    assert _soon(lambda: source.readers == [])
+    assert _soon(lambda: [seat.used.bit_count() for seat in source._seats] == [1])
+    assert source.readers == []  # nobody, but the seat is given away
+    assert _soon(lambda: source.readers == [] and source._seats == [])  # who asks, looks around
     assert numbers(subscribe(), 1) == [1]
 
 

@@ -123,7 +123,7 @@ def test_another_user_reads_and_cannot_write(kernel: DirectoryKernel, other_user
     assert other.ask("read", "Global\\x") == f"{0x20005} refused 5 5 5"
     refused = other.ask("all", "Global\\x")
     assert refused.startswith("5 ")
-    assert "user 0, whose it is, refuses: its security allows this user reading" in refused
+    assert "user 0, whose it is, refuses: its security grants this user reading" in refused
     assert refused.count("Windows error 5") == 1
     assert other.ask("read", "Local\\x").startswith("2 ")
     kernel.unmap_section(address, PAGE)

@@ -34,8 +34,8 @@ def granted(item: KernelObject, bits: int, user: User, asked: str) -> int:
         raise failure(winerror.ACCESS_DENIED, asked, "its security allows this user nothing")
     if bits & ~allowed:
         why = (
-            f"its security allows this user {_words(allowed)} ({allowed:#x}); what was asked for "
-            f"is {_words(bits)} ({bits:#x})"
+            f"its security grants this user {_words(allowed)} (rights {allowed:#x}), and "
+            f"{_words(bits)} ({bits:#x}) was asked for"
         )
         raise failure(winerror.ACCESS_DENIED, asked, why)
     if sealed and bits & SECTION_MAP_WRITE:
