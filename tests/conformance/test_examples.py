@@ -151,7 +151,7 @@ def test_a_name_for_some_users(driver: str, name: str) -> None:
         ]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="os: users of Linux have a number")
+@pytest.mark.skipif(sys.platform == "win32", reason="hardware: users of Linux have a number")
 def test_a_name_for_a_user_by_its_number(driver: str, name: str) -> None:
     with started("acl.py", driver, name, "65534") as program:
         assert [program.line() for _ in range(5)] == [

@@ -127,6 +127,10 @@ def test_a_listener_that_hangs_up_is_not_asked_for_ever(name: str) -> None:
     assert "hangs up on whoever comes" in str(found[0])
 
 
+@pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="hardware: what Windows sends is in the peer's table at once, and the peer is this test",
+)
 def test_who_hangs_up_holds_nobody_else_up(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with (
         caplog.at_level(logging.WARNING, "extmem"),
