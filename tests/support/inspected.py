@@ -193,12 +193,16 @@ def inspector(*arguments: str) -> Iterator[Inspector]:
         cwd=ROOT,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
+    running = None
     try:
         assert process.stdout
         address = process.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{22,}/", address), address
-        yield Inspector(process, address)
+        running = Inspector(process, address)
+        yield running
     finally:
+        if running is not None:
+            del running.process  # pytest keeps it for longer, and Windows' handle would be open
         if process.poll() is None:
             process.kill()
         process.wait()
