@@ -32,7 +32,8 @@ from tests.support.inspected import (
     sharer,
     view,
 )
-from tests.support.strict import missing
+from tests.support.sharing import unique_name
+from tests.support.strict import driver_cannot, missing
 
 linux = pytest.mark.skipif(sys.platform == "win32", reason="hardware: Windows has no list")
 
@@ -294,6 +295,25 @@ def test_a_picture_of_an_object(tmp_path: Path) -> None:
     done = view(name, "--png", str(path))
     assert done.returncode == 3
     assert name in done.stderr
+
+
+def test_a_picture_asks_for_no_more_than_an_import(
+    driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objects of drivers are opened to read and write, and the others to read alone."""
+    monkeypatch.setenv("EXTMEM_DRIVER", driver)
+    path = tmp_path / "memory.png"
+    name = unique_name()
+    with extmem.open_device(driver=driver) as gpu:
+        if not gpu.physical.can_export("opaque_win32"):
+            driver_cannot("it exports no opaque_win32")
+        grants = "GR" if driver == "embedded" else "GRGW"
+        terms = {"export": "opaque_win32", "name": name, "security": f"D:(A;;{grants};;;WD)"}
+        with gpu.allocate(4096, **terms) as memory, memory.export():
+            memory.numpy()[:] = 200
+            done = view(name, "--png", str(path))
+    assert done.returncode == 0, done.stderr
+    assert 200 in read_png(path)
 
 
 def test_mistakes(tmp_path: Path) -> None:

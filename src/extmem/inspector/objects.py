@@ -17,7 +17,7 @@ import msgspec
 from extmem.errors import PassportError, Unsupported
 from extmem.handle_types import memory_type
 from extmem.handles.handle import Handle
-from extmem.handles.kernel import ACCESS_READ
+from extmem.handles.kernel import ACCESS_READ, ACCESS_WRITE
 from extmem.handles.system import kernel
 from extmem.images.formats import image_format
 from extmem.images.infos import LAYOUTS, TILINGS, TYPES, names_of_usage
@@ -158,7 +158,8 @@ def _opened(name: str, kind: str) -> int:
         return kernel().open_section(name, ACCESS_READ)
     from extmem.handles.system import directory
 
-    return directory().open_named(name, kind)
+    # The least that a driver's descriptor can grant, and what an import by name asks for.
+    return directory().open_named(name, kind, ACCESS_READ | ACCESS_WRITE)
 
 
 def _pictured(

@@ -1,10 +1,10 @@
 """What is watched of one stream: its figures over time, and a picture of its newest frame.
 
-A stream is watched by looking at its board (`share.looking`): that takes no seat and no slot. Its
-rate comes from the numbers and times that the publisher wrote there. Its latency is from then until
-this process saw the frame, looking every tenth of a millisecond around the time at which one is
-due; what comes at odd times is often missed, and has no latency then. What subscribers miss is
-their publisher's word.
+A stream is watched by looking at its board (`share.looking`): that takes no slot, and a seat only
+to begin with. Its rate comes from the numbers and times that the publisher wrote there. Its latency
+is from then until this process saw the frame, looking every tenth of a millisecond around the time
+at which one is due; what comes at odd times is often missed, and has no latency then. What
+subscribers miss is their publisher's word.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def granted(item: KernelObject, bits: int, user: User, asked: str) -> int:
     if bits & ~allowed:
         why = (
             f"its security grants this user {_words(allowed)} (rights {allowed:#x}), and "
-            f"{_words(bits)} ({bits:#x}) was asked for"
+            f"{_words(bits)} ({bits:#x}) was asked for: {bits & ~allowed:#x} is missing"
         )
         raise failure(winerror.ACCESS_DENIED, asked, why)
     if sealed and bits & SECTION_MAP_WRITE:
