@@ -21,18 +21,40 @@ if TYPE_CHECKING:
     from extmem.memory import Memory
     from extmem.resources import Buffer
 
-__all__ = ["copy", "copying_family", "fill", "readback", "upload"]
+__all__ = ["copy", "fill", "queue_family", "readback", "upload"]
 
 _GENERAL = LAYOUTS["general"]
 _SOURCE = int(vk.VK_IMAGE_USAGE_TRANSFER_SRC_BIT)
 _TARGET = int(vk.VK_IMAGE_USAGE_TRANSFER_DST_BIT)
 
 
-def copying_family(families: list[vk.VkQueueFamilyProperties]) -> int:
-    """The first queue family that can copy; graphics and compute families always can."""
-    able = vk.VK_QUEUE_TRANSFER_BIT | vk.VK_QUEUE_GRAPHICS_BIT | vk.VK_QUEUE_COMPUTE_BIT
-    for index, family in enumerate(families):
-        if family.queueFlags & able:
+_SHADERS = int(vk.VK_QUEUE_GRAPHICS_BIT | vk.VK_QUEUE_COMPUTE_BIT)
+_COPIES = int(vk.VK_QUEUE_TRANSFER_BIT)
+_BESIDE = int(vk.VK_QUEUE_SPARSE_BINDING_BIT | vk.VK_QUEUE_PROTECTED_BIT)  # not another engine
+
+
+def queue_family(families: list[vk.VkQueueFamilyProperties], queue: str = "any") -> int:
+    """The queue family that a device works with.
+
+    queue: "any": the first that can copy, and graphics and compute families always can; "copy":
+        the first that can do nothing else, and where there is none, as "any"
+
+    >>> graphics = vk.VkQueueFamilyProperties(queueFlags=vk.VK_QUEUE_GRAPHICS_BIT)
+    >>> copies = vk.VkQueueFamilyProperties(queueFlags=vk.VK_QUEUE_TRANSFER_BIT)
+    >>> queue_family([graphics, copies]), queue_family([graphics, copies], "copy")
+    (0, 1)
+    >>> queue_family([graphics], "copy")
+    0
+    """
+    if queue not in ("any", "copy"):
+        raise ValueError(f"queue is {queue!r}; expected 'any' or 'copy'")
+    flags = [int(each.queueFlags) for each in families]
+    if queue == "copy":
+        for index, each in enumerate(flags):
+            if each & ~_BESIDE == _COPIES:
+                return index
+    for index, each in enumerate(flags):
+        if each & (_COPIES | _SHADERS):
             return index
     raise Unsupported("the device has no queue that can copy")
 

@@ -56,13 +56,14 @@ class Device(Images):
         vk_physical: vk.VkPhysicalDevice,
         physical: PhysicalDevice,
         reason: str,
+        queue: str = "any",
     ) -> None:
         self.physical = physical
         self.reason = reason  # why this driver was taken
         self.instance = instance
         self.vk_physical = vk_physical
         families = vk.vkGetPhysicalDeviceQueueFamilyProperties(vk_physical)
-        self.queue_family = copying.copying_family(families)
+        self.queue_family = copying.queue_family(families, queue)
         self.extensions = tuple(name for name in _WANTED if name in physical.extensions)
         self.timelines = signalling.has_timelines(vk_physical, physical)  # timeline semaphores
         queue = vk.VkDeviceQueueCreateInfo(

