@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 
 from extmem.world import Record
 
-__all__ = ["Batch", "Payload", "Submitted", "current"]
+__all__ = ["NEAR", "Batch", "Payload", "Submitted", "current"]
 
 MOST = 64
+# What every device takes as maxTimelineSemaphoreValueDifference, at the least.
+NEAR = (1 << 31) - 1
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +62,15 @@ def current(record: Record) -> Payload:
     """The payload that a semaphore or fence has now: the temporary one, while there is one."""
     payload: Payload = record.facts["borrowed"] or record.facts["payload"]
     return payload
+
+
+def _last_of(batches: deque[Batch], timeline: Record, value: int) -> Batch | None:
+    """The youngest that signals a timeline with a value, or less."""
+    for batch in reversed(batches):
+        for each, least in batch.signals:
+            if each is timeline and least <= value:
+                return batch
+    return None
 
 
 class Submitted:
@@ -115,6 +126,28 @@ class Submitted:
                     todo += first.after
                     first.finished = True
                     first.release()
+
+    def fits(self, timeline: Record, value: int, now: int, rising: bool) -> bool:
+        """Whether a value is near all that queues still signal or wait for on a timeline, and above
+        what they signal if it is to be signalled.
+
+        now: what the timeline has come to; who signals that, or less, has finished
+        """
+        with self._lock:
+            for batches in self._queues.values():
+                if not batches:
+                    continue
+                self.finish(_last_of(batches, timeline, now))  # and all before it
+                for batch in batches:
+                    for each, other in batch.signals:
+                        if each is timeline and (
+                            not -NEAR <= value - other <= NEAR or (rising and other >= value)
+                        ):
+                            return False
+                    for each, other in batch.waits:
+                        if each is timeline and not -NEAR <= value - other <= NEAR:
+                            return False
+        return True
 
     def finish_queue(self, queue: int) -> None:
         """All that was submitted to a queue is finished."""

@@ -18,7 +18,7 @@ from extmem.handles.handle import Handle, caller
 from extmem.importing import place_of
 from extmem.lives import Life
 from extmem.reading import Counter, FenceStatus
-from extmem.rules.waits import NEAR
+from extmem.submitted import NEAR
 from extmem.share.passport import Exporter, SyncPassport
 from extmem.vk._dispatch import FORKED
 

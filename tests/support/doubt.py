@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from extmem.errors import RuleViolation
-from extmem.rules import glances
+from extmem.rules import glances, glances_at_submits
 from extmem.vk import _prototypes as p
 from extmem.vk import calls
 
-__all__ = ["UNDOUBTED", "doubt"]
+__all__ = ["UNDOUBTED", "UNDOUBTED_SUBMISSION", "doubt"]
 
 
 def doubt(patch: pytest.MonkeyPatch) -> None:
@@ -43,10 +43,20 @@ def doubt(patch: pytest.MonkeyPatch) -> None:
             ask(p.vkFreeMemory, dispatch, (dispatch.device, memory, None))
         return plain
 
+    submission = glances_at_submits.submission
+
+    def doubted_submission(dispatch: Any, queue: Any, info: Any, fence: Any) -> Any:
+        plain = submission(dispatch, queue, info, fence)
+        if plain is not None:
+            ask(p.vkQueueSubmit, dispatch, (queue, 1, [info], fence))
+        return plain
+
     patch.setattr(glances, "allocation", doubted_allocation)
     patch.setattr(glances, "fetch", doubted_fetch)
     patch.setattr(glances, "free", doubted_free)
+    patch.setattr(glances_at_submits, "submission", doubted_submission)
 
 
 # As they are, for tests that count.
 UNDOUBTED = {name: getattr(glances, name) for name in ("allocation", "fetch", "free")}
+UNDOUBTED_SUBMISSION = glances_at_submits.submission

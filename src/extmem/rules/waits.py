@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from extmem.rules.engine import Call, Findings, Site, rule
+from extmem.submitted import NEAR
 from extmem.world import Record, World
 
 _TIMES = "VkTimelineSemaphoreSubmitInfo"
@@ -245,10 +246,6 @@ def a_value_from_the_host_that_is_near(call: Call, site: Site) -> Findings:
             f"(maxTimelineSemaphoreValueDifference) away from {far}.",
             "Keep the values that are in use close together.",
         )
-
-
-# What every device takes as maxTimelineSemaphoreValueDifference, at the least.
-NEAR = (1 << 31) - 1
 
 
 def is_plainly_right(world: World, semaphore: int, counter: int, value: int) -> bool:

@@ -95,8 +95,9 @@ class Structure(ctypes.Structure, metaclass=_StructureType):
     # `_given` remembers how many elements each pointer member was given, so that a count that
     # reaches past them is found before a driver reads there. `_next` is the structure that pNext
     # was given, and `_keeps` what a structure that was found behind a pointer depends on. `_alone`
-    # is the array of one element that it is, once somebody needed that (`extmem.vk.submits`).
-    __slots__ = ("__weakref__", "_alone", "_given", "_keeps", "_next")
+    # is the array of one element that it is, once somebody needed that (`extmem.vk.submits`), and
+    # `_parts` where its arrays are, once it was submitted (`rules.glances_at_submits`).
+    __slots__ = ("__weakref__", "_alone", "_given", "_keeps", "_next", "_parts")
     _stype_: ClassVar[int | None] = None
     _counts_: ClassVar[dict[str, str]] = {}
 

@@ -15,7 +15,7 @@ from extmem.vk.chain import find
 from extmem.vk.record_commands import memories
 from extmem.world import Record, World
 
-__all__ = ["BEFORE", "ENDED", "Undo"]
+__all__ = ["BEFORE", "ENDED", "Undo", "submits_at_a_glance"]
 
 Undo = Callable[[], None]
 
@@ -151,6 +151,23 @@ def _submit(dispatch: Dispatch, arguments: list[Any]) -> Undo:
         waits, signals = _semaphores(info)
         made.add(waits, _handles(info.pCommandBuffers, info.commandBufferCount), signals)
     made.fence(fence)
+    return made.submit()
+
+
+def submits_at_a_glance(
+    dispatch: Dispatch, batch: Batch, commands: list[int], fence: int
+) -> Undo:
+    """The same of one batch whose semaphores are timelines, and known."""
+    if commands:
+        batch.memories = memories(dispatch.world, commands)
+    submitted: Submitted | None = dispatch.world.submitted
+    if not fence and submitted is not None:
+        submitted.add([batch])
+        return lambda: submitted.withdraw([batch])
+    made = _Submission(dispatch, batch.queue)
+    made.batches.append(batch)
+    if fence:
+        made.fence(fence)
     return made.submit()
 
 

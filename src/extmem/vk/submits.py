@@ -1,18 +1,20 @@
 """Submissions, with a short way for what is sent off while somebody waits for it.
 
-One batch, on a device without checks, goes to the driver at once: the structure is passed where it
-lies. All others go through the one door.
+One batch, on a device without checks or of a shape that can be seen to break no rule, goes to the
+driver at once: the structure is passed where it lies. All others go through the one door.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from extmem.rules import glances_at_submits
 from extmem.vk import _prototypes as p
 from extmem.vk import _structures as s
 from extmem.vk import calls
 from extmem.vk._base import check_counts
 from extmem.vk._structures import VkQueue, VkSubmitInfo, VkSubmitInfo2
+from extmem.vk.record_submits import submits_at_a_glance
 
 __all__ = ["vkQueueSubmit", "vkQueueSubmit2", "vkQueueSubmit2KHR"]
 
@@ -26,17 +28,41 @@ def vkQueueSubmit(queue: s.VkQueue, submitCount: int, pSubmits: Any, fence: int 
     if type(pSubmits) is list and len(pSubmits) == submitCount == 1 and type(queue) is VkQueue:
         dispatch: Any = queue.dispatch
         info = pSubmits[0]
-        if dispatch is not None and dispatch.unchecked and type(info) is VkSubmitInfo:
-            check_counts(info)
-            try:
-                alone = info._alone
-            except AttributeError:  # the first time
-                alone = info._alone = _one_of_1(info)
-            result = dispatch.vkQueueSubmit(queue, 1, alone, fence or 0)
-            if result:
-                calls.raise_for(p.vkQueueSubmit, result)
-            return
+        if dispatch is not None and type(info) is VkSubmitInfo:
+            if dispatch.unchecked:
+                check_counts(info)
+                _drive(dispatch, queue, info, fence or 0)
+                return
+            if dispatch.alive and dispatch.checks != "off":
+                _seen(dispatch, queue, pSubmits, fence)
+                return
     calls.run(p.vkQueueSubmit, (queue, submitCount, pSubmits, fence))
+
+
+def _seen(dispatch: Any, queue: s.VkQueue, infos: list[Any], fence: int | None) -> None:
+    """At a glance, if that is enough."""
+    (info,) = infos
+    plain = glances_at_submits.submission(dispatch, queue, info, fence)
+    if plain is None:
+        calls.run(p.vkQueueSubmit, (queue, 1, infos, fence))
+        glances_at_submits.learn_submission(dispatch, queue, info)
+        return
+    undo = submits_at_a_glance(dispatch, *plain, fence or 0)
+    try:
+        _drive(dispatch, queue, info, fence or 0)
+    except BaseException:
+        undo()
+        raise
+
+
+def _drive(dispatch: Any, queue: s.VkQueue, info: Any, fence: int) -> None:
+    try:
+        alone = info._alone
+    except AttributeError:  # the first time
+        alone = info._alone = _one_of_1(info)
+    result = dispatch.vkQueueSubmit(queue, 1, alone, fence)
+    if result:
+        calls.raise_for(p.vkQueueSubmit, result)
 
 
 def vkQueueSubmit2(queue: s.VkQueue, submitCount: int, pSubmits: Any, fence: int | None) -> None:
