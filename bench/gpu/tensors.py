@@ -35,10 +35,10 @@ SECTIONS = {
     "import": (tensors_times.importing, 45),
     "memory": (tensors_right.memory, 60),
     "images": (tensors_right.images, 40),
-    "streams": (tensors_times.streams, 60),
+    "streams": (tensors_times.streams, 50),
     "peers": (tensors_times.peers, 50),
     "queues": (tensors_times.queues, 40),
-    "frames": (tensors_right.frames, 80),
+    "frames": (tensors_right.frames, 100),
 }
 RIGHT, WRONG, NO_GPU = 0, 1, 2
 

@@ -259,7 +259,7 @@ def frames(driver: str, seconds: float) -> dict[str, Any]:
     size = MIB
     until = time.monotonic() + seconds - 15
     with (
-        common.vulkan(driver) as device,
+        common.vulkan(driver, queue="copy") as device,
         extmem.publish(
             name,
             shape=size // 4,

@@ -62,7 +62,8 @@ class Counter:
         self._device = device
         self._semaphore = semaphore
         self._life = life
-        self._checked = False
+        self._checked = False  # whether a wait for it was
+        self._was_read = False  # and whether a look at it was
         self._direct: Timeline | None = None  # the way without commands, if there is one
         self._direct_asked = False
 
@@ -97,8 +98,10 @@ class Counter:
 
     def read(self) -> int:
         """What it has reached."""
-        if not self._checked:
-            return vk.vkGetSemaphoreCounterValue(self._device, self._semaphore)
+        if not self._checked and not self._was_read:
+            found = vk.vkGetSemaphoreCounterValue(self._device, self._semaphore)
+            self._was_read = True
+            return found
         return self._read(_dispatch(self._device))
 
     def _read(self, dispatch: Dispatch) -> int:

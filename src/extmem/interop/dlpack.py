@@ -86,6 +86,20 @@ def kind_of(dtype: Any) -> tuple[str, np.dtype[Any]]:
     >>> kind_of("float32"), kind_of("bfloat16")
     (('float32', dtype('float32')), ('bfloat16', dtype('uint16')))
     """
+    found = _kinds.get(dtype) if type(dtype) is str else None
+    if found is None:
+        found = _kind_of(dtype)
+        if type(dtype) is str and len(_kinds) < _MOST_KINDS:
+            _kinds[dtype] = found
+    return found
+
+
+# NumPy takes its time to say what its types are called.
+_kinds: dict[str, tuple[str, np.dtype[Any]]] = {}
+_MOST_KINDS = 256
+
+
+def _kind_of(dtype: Any) -> tuple[str, np.dtype[Any]]:
     if str(dtype) == BFLOAT16:
         return BFLOAT16, np.dtype("uint16")  # the same bits
     kind = np.dtype(dtype)

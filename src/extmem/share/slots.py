@@ -196,6 +196,7 @@ class Slots:
         self._device = device
         self._where: str | None = None
         self._buffers: dict[int, Buffer] = {}
+        self._on_gpu: dict[int, CudaArray] = {}
         self._arrays: list[np.ndarray[Any, Any]] = []
         self.host_visible = all(each.host_visible for each in memories)
         for memory in memories if self.host_visible else ():
@@ -248,11 +249,14 @@ class Slots:
 
     def on_gpu(self, slot: int, order: Order) -> CudaArray:
         """A frame on CUDA's GPU."""
-        return (
-            self.memories[slot]
-            .cuda()
-            .array(self.format.shape, self.format.name, read_only=not self._writable, order=order)
-        )
+        found = self._on_gpu.get(slot)
+        if found is None:
+            found = self._on_gpu[slot] = (
+                self.memories[slot]
+                .cuda()
+                .array(self.format.shape, self.format.name, read_only=not self._writable)
+            )
+        return found.ordered(order)
 
     def buffer(self, slot: int) -> Buffer:
         """The slot for work of the device; made when it is first asked for, and kept."""
@@ -275,6 +279,7 @@ class Slots:
     def close(self) -> None:
         """Free the memories, those that are looked at when nobody does so any more."""
         self._arrays.clear()
+        self._on_gpu.clear()
         for buffer in self._buffers.values():
             buffer.close()
         self._buffers.clear()

@@ -136,6 +136,7 @@ def _context(number: int) -> Any:
         return _contexts[number]
 
 
+@functools.cache
 def gpu_of(device: Wanted, number: int | None = None) -> Gpu:
     """The GPU that a device is, of those that CUDA sees."""
     return match(device, gpus(), number)

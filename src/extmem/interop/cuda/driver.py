@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from extmem.errors import DriverError, DriverNotFound, Unsupported
@@ -89,11 +87,17 @@ def ready() -> None:
     call("cuInit", 0)
 
 
-@contextmanager
-def current(context: Any) -> Iterator[None]:
+class current:
     """Have a context be the calling thread's; what it had before is its own again afterwards."""
-    call("cuCtxPushCurrent", context)
-    try:
-        yield
-    finally:
+
+    # No generator: this is around each call, also where somebody waits for what it does.
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        call("cuCtxPushCurrent", self._context)
+
+    def __exit__(self, *_: object) -> None:
         call("cuCtxPopCurrent")
