@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What waiting costs on a GPU: CUDA's signals and Vulkan's, seen by our host wait.
 
-    python bench/gpu/waiting.py [--driver PATH] [--rounds N] [--json]
+    python bench/gpu/waiting.py [--driver PATH] [--rounds N] [--checks off] [--json]
 
 Needs an NVIDIA GPU with its Vulkan driver, and cuda-bindings. Times are microseconds of one clock
 of all processes (CLOCK_MONOTONIC), from the entry of the call that signals, or from its return, to
@@ -200,11 +200,12 @@ def main() -> None:
     )
     parser.add_argument("--driver", default="system")
     parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--checks", default="off", help="off, cheap or full")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rounds, slow = options.rounds, min(options.rounds, 60)
     results: dict[str, dict[str, float]] = {}
-    with extmem.open_device(driver=options.driver, checks="off") as gpu:
+    with extmem.open_device(driver=options.driver, checks=options.checks) as gpu:
         for name, measure in (
             ("CUDA signals, our wait, one process", lambda: within(gpu, "cuda", wait_well, rounds)),
             (
