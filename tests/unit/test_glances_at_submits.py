@@ -169,6 +169,27 @@ def test_fences_and_commands_are_looked_at(device: extmem.Device) -> None:
     vk.vkDestroySemaphore(device.handle, made)
 
 
+def test_commands_for_one_use_are_used_once(device: extmem.Device) -> None:
+    pool = vk.vkCreateCommandPool(
+        device.handle, vk.VkCommandPoolCreateInfo(queueFamilyIndex=device.queue_family)
+    )
+    for again in range(3):  # from the second round on at a glance
+        (commands,) = vk.vkAllocateCommandBuffers(
+            device.handle, vk.VkCommandBufferAllocateInfo(commandPool=pool, commandBufferCount=1)
+        )
+        once = vk.VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT
+        vk.vkBeginCommandBuffer(commands, vk.VkCommandBufferBeginInfo(flags=once))
+        vk.vkEndCommandBuffer(commands)
+        info = batch(commands=[commands])
+        assert seen(device, info) == bool(again)
+        submit(device, info)
+        vk.vkQueueWaitIdle(device.queue)
+        assert not seen(device, info)
+        if device.checks == "full":
+            assert broken(device, info) == {"VUID-vkQueueSubmit-pCommandBuffers-00070"}
+    vk.vkDestroyCommandPool(device.handle, pool)
+
+
 def test_values_that_were_changed_behind_python_are_seen(device: extmem.Device) -> None:
     made = semaphore(device)
     submit(device, batch([(made, 1)]))

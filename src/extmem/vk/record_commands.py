@@ -18,6 +18,7 @@ __all__ = [
     "command_buffer_facts",
     "memories",
     "recorded",
+    "spent",
 ]
 
 # The states of a command buffer; anything else says why it cannot be used.
@@ -105,7 +106,7 @@ def _pool_reset(dispatch: Dispatch, arguments: list[Any]) -> None:
             record.facts["state"] = INITIAL
 
 
-def _spent(dispatch: Dispatch, commands: list[int]) -> None:
+def spent(dispatch: Dispatch, commands: list[int]) -> None:
     """They were submitted."""
     for value in commands:
         record = dispatch.world.find("VkCommandBuffer", value)
@@ -116,14 +117,14 @@ def _spent(dispatch: Dispatch, commands: list[int]) -> None:
 def _submitted(dispatch: Dispatch, arguments: list[Any]) -> None:
     for index in range(arguments[1]):
         info = arguments[2][index]
-        _spent(dispatch, _handles(info.pCommandBuffers, info.commandBufferCount))
+        spent(dispatch, _handles(info.pCommandBuffers, info.commandBufferCount))
 
 
 def _submitted2(dispatch: Dispatch, arguments: list[Any]) -> None:
     for index in range(arguments[1]):
         info = arguments[2][index]
         infos = _items(info.pCommandBufferInfos, info.commandBufferInfoCount)
-        _spent(dispatch, [int(each.commandBuffer or 0) for each in infos])
+        spent(dispatch, [int(each.commandBuffer or 0) for each in infos])
 
 
 # Members and parameters that name what a command touches.

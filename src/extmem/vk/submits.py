@@ -14,6 +14,7 @@ from extmem.vk import _structures as s
 from extmem.vk import calls
 from extmem.vk._base import check_counts
 from extmem.vk._structures import VkQueue, VkSubmitInfo, VkSubmitInfo2
+from extmem.vk.record_commands import spent
 from extmem.vk.record_submits import submits_at_a_glance
 
 __all__ = ["vkQueueSubmit", "vkQueueSubmit2", "vkQueueSubmit2KHR"]
@@ -25,44 +26,52 @@ _one_of_2 = (VkSubmitInfo2 * 1).from_buffer
 
 def vkQueueSubmit(queue: s.VkQueue, submitCount: int, pSubmits: Any, fence: int | None) -> None:
     """VK_VERSION_1_0."""
+    # All in one function, but for what is rare: somebody waits for this, and nothing of it is in
+    # the processor's caches.
     if type(pSubmits) is list and len(pSubmits) == submitCount == 1 and type(queue) is VkQueue:
         dispatch: Any = queue.dispatch
         info = pSubmits[0]
         if dispatch is not None and type(info) is VkSubmitInfo:
             if dispatch.unchecked:
-                check_counts(info)
-                _drive(dispatch, queue, info, fence or 0)
+                alone = _alone_of(info)
+                result = dispatch.vkQueueSubmit(queue, 1, alone, fence or 0)
+                if result:
+                    calls.raise_for(p.vkQueueSubmit, result)
                 return
             if dispatch.alive and dispatch.checks != "off":
-                _seen(dispatch, queue, pSubmits, fence)
+                plain = glances_at_submits.submission(dispatch, queue, info, fence)
+                if plain is not None:
+                    undo = submits_at_a_glance(dispatch, *plain, fence or 0)
+                    try:
+                        result = dispatch.vkQueueSubmit(queue, 1, _alone_of(info), fence or 0)
+                        if result:
+                            calls.raise_for(p.vkQueueSubmit, result)
+                    except BaseException:
+                        undo()
+                        raise
+                    if plain[1]:
+                        spent(dispatch, plain[1])
+                    return
+                calls.run(p.vkQueueSubmit, (queue, 1, pSubmits, fence))
+                glances_at_submits.learn_submission(dispatch, queue, info)
                 return
     calls.run(p.vkQueueSubmit, (queue, submitCount, pSubmits, fence))
 
 
-def _seen(dispatch: Any, queue: s.VkQueue, infos: list[Any], fence: int | None) -> None:
-    """At a glance, if that is enough."""
-    (info,) = infos
-    plain = glances_at_submits.submission(dispatch, queue, info, fence)
-    if plain is None:
-        calls.run(p.vkQueueSubmit, (queue, 1, infos, fence))
-        glances_at_submits.learn_submission(dispatch, queue, info)
-        return
-    undo = submits_at_a_glance(dispatch, *plain, fence or 0)
+def _alone_of(info: Any) -> Any:
+    """The array of one element that a structure is. ValueError if a count in it reaches past the
+    elements that were given; that is looked at again once it has other bytes than before.
+    """
     try:
-        _drive(dispatch, queue, info, fence or 0)
-    except BaseException:
-        undo()
-        raise
-
-
-def _drive(dispatch: Any, queue: s.VkQueue, info: Any, fence: int) -> None:
-    try:
-        alone = info._alone
-    except AttributeError:  # the first time
-        alone = info._alone = _one_of_1(info)
-    result = dispatch.vkQueueSubmit(queue, 1, alone, fence)
-    if result:
-        calls.raise_for(p.vkQueueSubmit, result)
+        alone, was, given = info._alone
+        if was == bytes(info) and given == info._given:
+            return alone
+    except AttributeError:  # the first time, or it has no arrays
+        alone = _one_of_1(info)
+    check_counts(info)
+    if hasattr(info, "_given"):
+        info._alone = alone, bytes(info), dict(info._given)
+    return alone
 
 
 def vkQueueSubmit2(queue: s.VkQueue, submitCount: int, pSubmits: Any, fence: int | None) -> None:
