@@ -415,7 +415,7 @@ def endings() -> Endings:
 
 def array_of(endings: Endings, shape: Any = (3, 4), dtype: str = "float32", **rest: Any) -> Any:
     options = {"offset": 64, "strides": None, **rest}
-    return CudaArray(endings, 1, ADDRESS, SIZE, shape, dtype, **options)
+    return CudaArray(endings, 1, lambda: ADDRESS, SIZE, shape, dtype, **options)
 
 
 def taken(array: CudaArray, stream: Any, version: tuple[int, int] | None) -> Taken:

@@ -114,6 +114,9 @@ class CudaMemory:
     @property
     def pointer(self) -> int:
         """The address of its first byte, on the GPU. Mapped when it is first asked for."""
+        return self._address()
+
+    def _address(self) -> int:
         self._endings.take()
         try:
             with self._lock:
@@ -167,7 +170,7 @@ class CudaMemory:
         return CudaArray(
             self._endings,
             self.gpu.number,
-            self.pointer,
+            self._address,
             self.size,
             shape,
             dtype,

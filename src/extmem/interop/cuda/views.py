@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from operator import index
 from typing import Any
@@ -65,7 +65,7 @@ class CudaArray:
         self,
         endings: Endings,
         device: int,
-        pointer: int,
+        pointer: Callable[[], int],
         size: int,
         shape: int | Sequence[int],
         dtype: Any,
@@ -75,6 +75,9 @@ class CudaArray:
         read_only: bool = False,
         order: Order = AT_ONCE,
     ) -> None:
+        """pointer: gives the address of the memory's first byte. Asked for last: to map memory
+        takes milliseconds, and what comes after that finds nothing in the processor's caches
+        """
         self.dtype, self._kind = dlpack.kind_of(dtype)
         self.shape, self.offset = dlpack.checked(shape, self._kind, self.dtype, offset)
         self.strides = (
@@ -86,10 +89,10 @@ class CudaArray:
         self.device = device  # CUDA's number of the GPU
         self.nbytes = prod(self.shape) * self._kind.itemsize
         self.read_only = read_only
-        self._address = pointer + self.offset
         self._endings = endings
         self._order = order
-        self._holder = _Holder(self._interface(), endings)  # this array is a view itself
+        self._holder = _Holder({}, endings)  # this array is a view itself
+        self._address = pointer() + self.offset
 
     def ordered(self, order: Order) -> CudaArray:
         """The same elements in another order. It costs next to nothing."""
