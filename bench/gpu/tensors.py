@@ -28,6 +28,7 @@ from typing import Any
 import common
 import tensors_right
 import tensors_times
+import tensors_users
 
 # Each section: what it runs, and seconds that it may take.
 SECTIONS = {
@@ -35,6 +36,9 @@ SECTIONS = {
     "import": (tensors_times.importing, 45),
     "memory": (tensors_right.memory, 60),
     "images": (tensors_right.images, 40),
+    "pictures": (tensors_users.pictures, 50),
+    "libraries": (tensors_users.libraries, 50),
+    "writers": (tensors_users.writers, 30),
     "streams": (tensors_times.streams, 50),
     "peers": (tensors_times.peers, 50),
     "queues": (tensors_times.queues, 40),
