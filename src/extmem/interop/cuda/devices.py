@@ -130,6 +130,9 @@ def _context(number: int) -> Any:
     """The primary context of a GPU. It is kept until the process ends: to make another one takes a
     fifth of a second, and whoever uses CUDA beside this has it anyway.
     """
+    found = _contexts.get(number)
+    if found is not None:
+        return found
     with _making:
         if number not in _contexts:
             _contexts[number] = call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", number))

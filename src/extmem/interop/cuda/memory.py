@@ -53,7 +53,7 @@ def import_memory(
     gpu = gpu_of(wanted(told.place), device)
     cu = bindings()
     about = cu.CUDA_EXTERNAL_MEMORY_HANDLE_DESC()
-    about.type = cu.CUexternalMemoryHandleType(kind)
+    about.type = taking.named("CUexternalMemoryHandleType", kind)
     about.size = told.allocation_size  # what the exporter allocated, and not what it uses
     dedicated = told.dedicated is not None or handle.handle_type.name in _DEDICATED_ALWAYS
     about.flags = cu.CUDA_EXTERNAL_MEMORY_DEDICATED if dedicated else 0

@@ -43,7 +43,7 @@ def import_semaphore(handle: Handle, *, device: int | None = None) -> CudaSemaph
     gpu = gpu_of(wanted(passport.place), device)
     cu = bindings()
     about = cu.CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC()
-    about.type = cu.CUexternalSemaphoreHandleType(kind)
+    about.type = taking.named("CUexternalSemaphoreHandleType", kind)
     about.flags = 0
 
     def fill(number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,11 +13,12 @@ from extmem.errors import Unsupported
 from extmem.handle_types import HandleType
 from extmem.handles.handle import Handle
 from extmem.handles.system import directory
+from extmem.interop.cuda.driver import bindings
 
 if os.name != "nt":
     from extmem.handles import posix
 
-__all__ = ["MEMORY", "SEMAPHORES", "TIMELINES", "kind_of", "lent"]
+__all__ = ["MEMORY", "SEMAPHORES", "TIMELINES", "kind_of", "lent", "named"]
 
 # CUDA's numbers (CUexternalMemoryHandleType, CUexternalSemaphoreHandleType) by our names.
 MEMORY = {
@@ -52,6 +54,12 @@ opaque_win32, opaque_win32_kmt, d3d12_heap, d3d12_resource, d3d11_texture, d3d11
             f"CUDA imports no {source.name} of a {source.object}; it does {', '.join(table)}"
         )
     return number
+
+
+@functools.cache
+def named(kinds: str, number: int) -> Any:
+    """A number as the bindings want it: of an enumeration of theirs, which takes its time."""
+    return getattr(bindings(), kinds)(number)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from math import prod
@@ -45,8 +46,23 @@ class _Holder:
     def __init__(self, interface: dict[str, Any], endings: Endings) -> None:
         self.__array_interface__ = interface
         endings.take()
-        self.end = weakref.finalize(self, endings.leave)
-        self.end.atexit = False  # CUDA frees with the process
+
+
+_watched: set[weakref.ref[_Holder]] = set()
+
+
+def _when_gone(holder: _Holder, *acts: Callable[[], object]) -> None:
+    """Do these once the holder is gone, but not while the interpreter ends: CUDA frees with the
+    process. (That is `weakref.finalize`, of which each use is felt where a frame is waited for.)
+    """
+
+    def gone(reference: weakref.ref[_Holder], watched: Any = _watched) -> None:
+        watched.discard(reference)
+        if not sys.is_finalizing():
+            for each in acts:
+                each()
+
+    _watched.add(weakref.ref(holder, gone))
 
 
 class CudaArray:
@@ -85,13 +101,15 @@ class CudaArray:
             if strides is None
             else tuple(map(index, strides))
         )
-        dlpack.check_reach(self.shape, self.strides, self._kind, self.dtype, self.offset, size)
+        given = None if strides is None else self.strides
+        dlpack.check_reach(self.shape, given, self._kind, self.dtype, self.offset, size)
         self.device = device  # CUDA's number of the GPU
         self.nbytes = prod(self.shape) * self._kind.itemsize
         self.read_only = read_only
         self._endings = endings
         self._order = order
         self._holder = _Holder({}, endings)  # this array is a view itself
+        _when_gone(self._holder, endings.leave)
         self._address = pointer() + self.offset
 
     def ordered(self, order: Order) -> CudaArray:
@@ -170,9 +188,16 @@ class CudaArray:
             )
         # First, because it refuses what was closed meanwhile; what was begun has to have an end.
         holder = _Holder(self._interface(), self._endings)
-        if self._order is not AT_ONCE:
-            self._order.begin(number)
-            weakref.finalize(holder, self._order.end, number).atexit = False
+        order, leave = self._order, self._endings.leave
+        if order is AT_ONCE:
+            _when_gone(holder, leave)
+        else:
+            try:
+                order.begin(number)
+            except BaseException:
+                leave()
+                raise
+            _when_gone(holder, lambda: order.end(number), leave)
         return dlpack.export(
             np.asarray(holder),
             bfloat16=self.dtype == BFLOAT16,
