@@ -393,18 +393,48 @@ def queues(driver: str, seconds: float) -> dict[str, Any]:
             found[str(family)] = summary(times)
             row(f"queue family {family}, flags {int(about.queueFlags):#x}: done, µs",
                 **summary(times))  # fmt: skip
+        for name, priority in (("high", 512), ("realtime", 1024)):
+            try:
+                times = family_rounds(gpu, 0, priority=priority)
+            except (extmem.ExtmemError, RuntimeError, TimeoutError) as error:
+                row(f"queue family 0, global priority {name}", failed=str(error))
+                continue
+            row(f"queue family 0, global priority {name}: done, µs", **summary(times))
     return {"queues": found}
 
 
-def family_rounds(gpu: extmem.Device, family: int, rounds: int = 100) -> list[float]:
+class _Priority(ctypes.Structure):
+    """VkDeviceQueueGlobalPriorityCreateInfoKHR, of an extension that extmem has no need of."""
+
+    _fields_ = (
+        ("sType", ctypes.c_int32),
+        ("pNext", ctypes.c_void_p),
+        ("globalPriority", ctypes.c_int32),
+    )
+    extension = "VK_KHR_global_priority"
+    of_this = 1000174000
+
+
+def family_rounds(
+    gpu: extmem.Device, family: int, rounds: int = 100, priority: int = 0
+) -> list[float]:
+    """priority: a VkQueueGlobalPriority; 0: the driver's choice"""
+    info = vk.VkDeviceQueueCreateInfo(queueFamilyIndex=family, pQueuePriorities=[1.0])
+    extensions = list(gpu.extensions)
+    chained = _Priority(_Priority.of_this, None, priority)
+    if priority:
+        there = vk.vkEnumerateDeviceExtensionProperties(gpu.vk_physical)
+        if _Priority.extension not in {each.extensionName for each in there}:
+            raise extmem.Unsupported(f"no {_Priority.extension}")
+        extensions.append(_Priority.extension)
+        # As C would: the structure has none of our classes.
+        ctypes.c_uint64.from_address(ctypes.addressof(info) + 8).value = ctypes.addressof(chained)
     device = vk.vkCreateDevice(
         gpu.vk_physical,
         vk.VkDeviceCreateInfo(
             pNext=vk.VkPhysicalDeviceTimelineSemaphoreFeatures(timelineSemaphore=1),
-            pQueueCreateInfos=[
-                vk.VkDeviceQueueCreateInfo(queueFamilyIndex=family, pQueuePriorities=[1.0])
-            ],
-            ppEnabledExtensionNames=list(gpu.extensions),
+            pQueueCreateInfos=[info],
+            ppEnabledExtensionNames=extensions,
         ),
     )
     times = []
