@@ -423,7 +423,7 @@ def family_rounds(
     extensions = list(gpu.extensions)
     chained = _Priority(_Priority.of_this, None, priority)
     if priority:
-        there = vk.vkEnumerateDeviceExtensionProperties(gpu.vk_physical)
+        there = vk.vkEnumerateDeviceExtensionProperties(gpu.vk_physical, None)
         if _Priority.extension not in {each.extensionName for each in there}:
             raise extmem.Unsupported(f"no {_Priority.extension}")
         extensions.append(_Priority.extension)
