@@ -84,14 +84,10 @@ def need_cuda() -> Any:
 
 
 @contextmanager
-def vulkan(
-    driver: str, checks: str = "full", queue: str = "any"
-) -> Iterator[extmem.Device]:
+def vulkan(driver: str, checks: str = "full", queue: str = "any") -> Iterator[extmem.Device]:
     """The Vulkan device that is CUDA's GPU 0, which PyTorch takes by itself."""
     wanted = cuda.gpus()[0]
-    with extmem.open_device(
-        driver=driver, uuid=wanted.uuid, checks=checks, queue=queue
-    ) as device:
+    with extmem.open_device(driver=driver, uuid=wanted.uuid, checks=checks, queue=queue) as device:
         yield device
 
 

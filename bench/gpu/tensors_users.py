@@ -165,7 +165,11 @@ def pictures(driver: str, seconds: float) -> dict[str, Any]:
             common.vulkan(driver, queue=queue) as device,
             common.process(looking, driver) as pipe,
         ):
-            for shape, kind in (((1080, 1920), "rgba8"), ((240, 320), "rgba16f"), ((64, 48), "r32f")):
+            for shape, kind in (
+                ((1080, 1920), "rgba8"),
+                ((240, 320), "rgba16f"),
+                ((64, 48), "r32f"),
+            ):
                 name = f"bench-tensors-{kind}"
                 with extmem.publish(
                     name, shape=shape, format=kind, device=device, policy="all", timeout=20

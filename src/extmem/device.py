@@ -66,7 +66,7 @@ class Device(Images):
         self.queue_family = copying.queue_family(families, queue)
         self.extensions = tuple(name for name in _WANTED if name in physical.extensions)
         self.timelines = signalling.has_timelines(vk_physical, physical)  # timeline semaphores
-        queue = vk.VkDeviceQueueCreateInfo(
+        made = vk.VkDeviceQueueCreateInfo(
             queueFamilyIndex=self.queue_family, pQueuePriorities=[1.0]
         )
         self._vk: vk.VkDevice | None = vk.vkCreateDevice(
@@ -75,7 +75,7 @@ class Device(Images):
                 pNext=vk.VkPhysicalDeviceTimelineSemaphoreFeatures(timelineSemaphore=1)
                 if self.timelines
                 else None,
-                pQueueCreateInfos=[queue],
+                pQueueCreateInfos=[made],
                 ppEnabledExtensionNames=list(self.extensions),
             ),
         )

@@ -18,8 +18,8 @@ from extmem.handles.handle import Handle, caller
 from extmem.importing import place_of
 from extmem.lives import Life
 from extmem.reading import Counter, FenceStatus
-from extmem.submitted import NEAR
 from extmem.share.passport import Exporter, SyncPassport
+from extmem.submitted import NEAR
 from extmem.vk._dispatch import FORKED
 
 if TYPE_CHECKING:

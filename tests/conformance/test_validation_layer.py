@@ -33,7 +33,7 @@ LONG = (*SHORT, "test_memory_fd.py", "test_memory_host.py", "test_images_objects
         "test_images_shared.py", "test_fences_objects.py",
         "test_sync_objects_shared.py", "test_memory_win32.py", "test_bridge.py",
         "test_bridge_memory.py", "test_bridge_semaphores.py", "test_ownership.py",
-        "test_two_processes.py", "test_views.py")  # fmt: skip
+        "test_streams_images.py", "test_two_processes.py", "test_views.py")  # fmt: skip
 
 # What the layer says, and why we do not.
 _NV = (

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from extmem import DriverError, vk
+from extmem import vk
 from tests.crash.scene import Scene
 from tests.crash.trap import trap
 from tests.support.strict import driver_cannot
 
 _IMAGE = "VUID-VkImageCreateInfo"
-
-_REFUSED = "returned VK_ERROR"
+_LIST = "VUID-VkImageDrmFormatModifierListCreateInfoEXT"
+_EXPLICIT = "VUID-VkImageDrmFormatModifierExplicitCreateInfoEXT"
 
 
 def _info(**members: Any) -> Any:
@@ -165,18 +165,38 @@ def image_by_modifier_without_one(here: Scene) -> None:
     _make(here, tiling=vk.VK_IMAGE_TILING_DRM_FORMAT_MODIFIER_EXT)
 
 
-@trap(
-    f"{_IMAGE}-imageCreateMaxMipLevels-02251",
-    f"{_IMAGE}-pNext-02262",
-    "VUID-VkImageDrmFormatModifierListCreateInfoEXT-pDrmFormatModifiers-02263",
-    DriverError,
-    says=_REFUSED,
-)
-def image_by_a_modifier_that_nobody_knows(here: Scene) -> None:
+def _with_modifiers(here: Scene, chained: Any, **members: Any) -> None:
     if not here.dispatch.enabled("VK_EXT_image_drm_format_modifier"):
         driver_cannot("no VK_EXT_image_drm_format_modifier")
+    tiling = vk.VK_IMAGE_TILING_DRM_FORMAT_MODIFIER_EXT
+    _make(here, tiling=tiling, pNext=chained, **members)
+
+
+@trap(f"{_LIST}-pDrmFormatModifiers-02263")
+def image_by_a_modifier_that_nobody_knows(here: Scene) -> None:
     listed = vk.VkImageDrmFormatModifierListCreateInfoEXT(pDrmFormatModifiers=[0xDEADBEEF])
-    _make(here, tiling=vk.VK_IMAGE_TILING_DRM_FORMAT_MODIFIER_EXT, pNext=listed)
+    _with_modifiers(here, listed)
+
+
+@trap(f"{_LIST}-pDrmFormatModifiers-02263")
+def image_by_the_modifier_that_means_none(here: Scene) -> None:
+    invalid = 0x00FF_FFFF_FFFF_FFFF  # DRM_FORMAT_MOD_INVALID
+    listed = vk.VkImageDrmFormatModifierListCreateInfoEXT(pDrmFormatModifiers=[0, invalid])
+    _with_modifiers(here, listed)
+
+
+@trap(f"{_LIST}-pDrmFormatModifiers-02263")
+def image_by_all_bits_there_are(here: Scene) -> None:
+    listed = vk.VkImageDrmFormatModifierListCreateInfoEXT(pDrmFormatModifiers=[2**64 - 1] * 1000)
+    _with_modifiers(here, listed)
+
+
+@trap(f"{_EXPLICIT}-drmFormatModifier-02264")
+def image_laid_out_by_a_modifier_that_nobody_knows(here: Scene) -> None:
+    explicit = vk.VkImageDrmFormatModifierExplicitCreateInfoEXT(
+        drmFormatModifier=0xDEADBEEF, pPlaneLayouts=[vk.VkSubresourceLayout(rowPitch=256)]
+    )
+    _with_modifiers(here, explicit)
 
 
 @trap(f"{_IMAGE}-usage-requiredbitmask")

@@ -204,9 +204,11 @@ def test_values_that_were_changed_behind_python_are_seen(device: extmem.Device) 
         lambda info: setattr(info.pNext, "signalSemaphoreValueCount", 2),
         lambda info: setattr(info.pNext, "signalSemaphoreValueCount", 0),
         lambda info: setattr(info.pNext, "pSignalSemaphoreValues", None),
-        lambda info: setattr(info.pNext, "pNext", vk.VkProtectedSubmitInfo())
-        if hasattr(vk, "VkProtectedSubmitInfo")
-        else setattr(info.pNext, "sType", 8),
+        lambda info: (
+            setattr(info.pNext, "pNext", vk.VkProtectedSubmitInfo())
+            if hasattr(vk, "VkProtectedSubmitInfo")
+            else setattr(info.pNext, "sType", 8)
+        ),
     ):
         info = batch([(made, 2)])
         change(info)
@@ -245,7 +247,8 @@ def test_a_trained_device_says_what_a_fresh_one_says() -> None:
                 vk.vkQueueWaitIdle(gpu.queue)
             assert answers[0] == answers[1]
             let_through, refused = let_through + (not answers[0]), refused + bool(answers[0])
-        assert let_through > 50 and refused > 50
+        assert let_through > 50
+        assert refused > 50
         for gpu in both:
             for each in made[gpu]:
                 vk.vkDestroySemaphore(gpu.handle, each)

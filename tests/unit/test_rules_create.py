@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import extmem
 from extmem import vk
+from tests.support.bare import Bare
 from tests.support.rig import Rig
+from tests.support.strict import driver_cannot
 
 descriptors = pytest.mark.skipif(sys.platform == "win32", reason="hardware: descriptors are POSIX")
 OPAQUE_FD = int(vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD_BIT)
@@ -108,6 +111,160 @@ def test_modifier_structures_and_tiling_belong_together(rig: Rig) -> None:
     assert "VUID-VkImageCreateInfo-pNext-02262" in broken(
         lambda: vk.vkCreateImage(rig.device, image(pNext=modifiers))
     )
+
+
+# -- DRM format modifiers -------------------------------------------------------------------------
+
+_UNKNOWN = 0xDEADBEEF
+_LIST = "VUID-VkImageDrmFormatModifierListCreateInfoEXT-pDrmFormatModifiers-02263"
+_EXPLICIT = "VUID-VkImageDrmFormatModifierExplicitCreateInfoEXT-drmFormatModifier-02264"
+_MODIFIER = vk.VK_IMAGE_TILING_DRM_FORMAT_MODIFIER_EXT
+_RGBA = vk.VK_FORMAT_R8G8B8A8_UNORM
+
+
+def by_modifiers(*modifiers: int, **members: Any) -> vk.VkImageCreateInfo:
+    listed = vk.VkImageDrmFormatModifierListCreateInfoEXT(pDrmFormatModifiers=list(modifiers))
+    return image(**{"tiling": _MODIFIER, "pNext": listed, **members})
+
+
+class Modifiers(Bare):
+    """A device with DRM format modifiers."""
+
+    wanted = (
+        "VK_EXT_image_drm_format_modifier",
+        "VK_KHR_external_memory_fd",
+        "VK_EXT_external_memory_dma_buf",
+    )
+
+    def of(self, form: int = _RGBA) -> list[int]:
+        """The modifiers that the driver lists for a format."""
+        found = vk.VkDrmFormatModifierPropertiesListEXT()
+        box = vk.VkFormatProperties2(pNext=found)
+        vk.vkGetPhysicalDeviceFormatProperties2(self.physical, form, box)
+        room = (vk.VkDrmFormatModifierPropertiesEXT * found.drmFormatModifierCount)()
+        if len(room):
+            found.pDrmFormatModifierProperties = room
+            vk.vkGetPhysicalDeviceFormatProperties2(self.physical, form, box)
+        return [int(each.drmFormatModifier) for each in room]
+
+    def makes(self, modifier: int, **members: Any) -> bool:
+        """Whether the driver says that it makes such images by a modifier."""
+        info = image(**members)
+        asked = vk.VkPhysicalDeviceImageFormatInfo2(
+            format=info.format,
+            type=info.imageType,
+            tiling=_MODIFIER,
+            usage=info.usage,
+            flags=info.flags,
+            pNext=vk.VkPhysicalDeviceImageDrmFormatModifierInfoEXT(drmFormatModifier=modifier),
+        )
+        try:
+            vk.vkGetPhysicalDeviceImageFormatProperties2(self.physical, asked)
+        except extmem.DriverError as error:
+            if error.result != vk.VK_ERROR_FORMAT_NOT_SUPPORTED:
+                raise
+            return False
+        return True
+
+    def known(self) -> list[int]:
+        """The modifiers that it makes plain images by."""
+        found = [each for each in self.of() if self.makes(each)]
+        if not found:
+            driver_cannot("no modifier for plain images")
+        return found
+
+    def broken(self, info: vk.VkImageCreateInfo) -> set[str]:
+        return broken(lambda: vk.vkCreateImage(self.device, info))
+
+
+@pytest.fixture
+def modifiers(driver: str) -> Iterator[Modifiers]:
+    with Modifiers(driver, version=vk.VK_API_VERSION_1_3) as made:
+        if not made.dispatch.enabled("VK_EXT_image_drm_format_modifier"):
+            driver_cannot("no VK_EXT_image_drm_format_modifier")
+        yield made
+
+
+def test_each_modifier_of_a_list_is_the_devices(modifiers: Modifiers) -> None:
+    made = modifiers.known()
+    vk.vkDestroyImage(modifiers.device, vk.vkCreateImage(modifiers.device, by_modifiers(*made)))
+    assert modifiers.broken(by_modifiers(_UNKNOWN)) == {_LIST}
+    with pytest.raises(extmem.RuleViolation) as error:
+        vk.vkCreateImage(modifiers.device, by_modifiers(*made, _UNKNOWN))
+    (problem,) = error.value.problems
+    assert problem.vuid == _LIST
+    assert f"pDrmFormatModifiers[{len(made)}]: is 0xdeadbeef" in str(error.value)
+    assert hex(made[0]) in str(error.value)
+
+
+def test_the_modifier_of_planes_is_the_devices(modifiers: Modifiers) -> None:
+    first = modifiers.known()[0]
+    pattern = vk.vkCreateImage(modifiers.device, by_modifiers(first))
+    plane = vk.VkImageSubresource(aspectMask=vk.VK_IMAGE_ASPECT_MEMORY_PLANE_0_BIT_EXT)
+    layout = vk.vkGetImageSubresourceLayout(modifiers.device, pattern, plane)
+    vk.vkDestroyImage(modifiers.device, pattern)
+
+    def laid_out(modifier: int) -> vk.VkImageCreateInfo:
+        explicit = vk.VkImageDrmFormatModifierExplicitCreateInfoEXT(
+            drmFormatModifier=modifier,
+            pPlaneLayouts=[vk.VkSubresourceLayout(offset=layout.offset, rowPitch=layout.rowPitch)],
+        )
+        return image(tiling=_MODIFIER, pNext=explicit)
+
+    made = vk.vkCreateImage(modifiers.device, laid_out(first))
+    vk.vkDestroyImage(modifiers.device, made)
+    assert modifiers.broken(laid_out(_UNKNOWN)) == {_EXPLICIT}
+
+
+def test_a_format_may_have_no_modifiers(modifiers: Modifiers) -> None:
+    form = next((each for each in range(1, 185) if not modifiers.of(each)), None)
+    if form is None:
+        driver_cannot("each format has modifiers")
+    with pytest.raises(extmem.RuleViolation, match=f"format {form}; it has none"):
+        vk.vkCreateImage(modifiers.device, by_modifiers(0, format=form))
+
+
+def test_a_modifier_is_not_for_every_kind_of_image(modifiers: Modifiers) -> None:
+    volume: dict[str, Any] = {"imageType": vk.VK_IMAGE_TYPE_3D, "extent": (16, 16, 4)}
+    refused = [each for each in modifiers.of() if not modifiers.makes(each, **volume)]
+    if not refused:
+        driver_cannot("it makes volumes by all modifiers")
+    assert modifiers.broken(by_modifiers(refused[0], **volume)) == {_LIST}
+
+
+@descriptors
+def test_modifiers_of_shared_images_are_the_devices_too(modifiers: Modifiers) -> None:
+    shared = vk.VkExternalMemoryImageCreateInfo(handleTypes=OPAQUE_FD)
+    assert modifiers.broken(vk.link(by_modifiers(_UNKNOWN), shared)) == {_LIST}
+
+
+def test_modifiers_are_asked_for_once(
+    modifiers: Modifiers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    instance = modifiers.dispatch.parent
+    command = instance.vkGetPhysicalDeviceFormatProperties2
+
+    def counted(physical: int, form: int, box: Any) -> None:
+        asked.append(int(form))
+        command(physical, form, box)
+
+    monkeypatch.setitem(instance.__dict__, "vkGetPhysicalDeviceFormatProperties2", counted)
+    for _ in range(3):
+        modifiers.broken(by_modifiers(_UNKNOWN))
+    assert asked == [_RGBA] * 2  # how many there are, and which
+    modifiers.broken(by_modifiers(_UNKNOWN, format=vk.VK_FORMAT_R8_UNORM))
+    assert set(asked[2:]) == {vk.VK_FORMAT_R8_UNORM}
+
+
+def test_modifiers_without_their_extension(rig: Rig) -> None:
+    """Lavapipe and SwiftShader pass over them and make an image, by a layout that nobody named."""
+    with pytest.raises(extmem.RuleViolation, match="made without VK_EXT_image_drm_format_mod") as e:
+        vk.vkCreateImage(rig.device, by_modifiers(0))
+    assert {each.vuid for each in e.value.problems} == {"VUID-VkImageCreateInfo-pNext-pNext"}
+
+
+# -- what goes with sharing -----------------------------------------------------------------------
 
 
 def test_no_alignment_control_of_shared_images(rig: Rig) -> None:

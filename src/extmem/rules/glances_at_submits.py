@@ -36,11 +36,11 @@ class _Parts:
     """A structure taken apart: where its arrays are. They are looked at each time."""
 
     __slots__ = (
-        "bytes", "commands", "given", "signal_values", "signals", "stages", "static", "times",
+        "commands", "given", "own_bytes", "signal_values", "signals", "stages", "static", "times",
         "times_bytes", "times_given", "wait_values", "waits",
     )  # fmt: skip
 
-    bytes: bytes  # of the structure, when it was taken apart
+    own_bytes: bytes  # of the structure, when it was taken apart
     given: dict[str, int]  # how many elements its arrays were given by Python
     times: Any  # the structure behind it, if there is one
     times_bytes: bytes
@@ -57,7 +57,7 @@ class _Parts:
         """Whether they still are its parts."""
         times = self.times
         return (
-            self.bytes == bytes(info)
+            self.own_bytes == bytes(info)
             and info._next is times
             and self.given == info._given
             and (
@@ -98,7 +98,7 @@ def _taken_apart(info: Any) -> _Parts | None:
         if count and (not address or given.get(name, -1) < count):
             return None
     parts = _Parts()
-    parts.bytes, parts.given = bytes(info), dict(given)
+    parts.own_bytes, parts.given = bytes(info), dict(given)
     parts.times, parts.times_bytes, parts.times_given = times, b"", _NONE
     parts.wait_values = parts.signal_values = ()
     second = 0

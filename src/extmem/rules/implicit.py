@@ -21,13 +21,15 @@ __all__ = ["check", "derived", "enumeration_values", "known_bits"]
 # A chain longer than this is a circle, or garbage.
 LONGEST_CHAIN = 64
 
+_SHARING = ("Import", "Export", "External", "KeyedMutex", "D3D12Fence", "ImageDrmFormatModifier")
+
 # The structures that share something, or say how, and the extensions that they come with. A device
 # that was made without those passes over them, and what looks shared is not. Not here: hints, whose
 # loss changes nothing, and what Vulkan's core has taken over.
 _SHARES_BY_EXTENSION: dict[str, tuple[str, ...]] = {
     name: providers
     for name, providers in _validity.PROVIDED_BY.items()
-    if any(word in name for word in ("Import", "Export", "External", "KeyedMutex", "D3D12Fence"))
+    if any(word in name for word in _SHARING)
     and not any(provider.startswith("VK_VERSION_") for provider in providers)
     and name != "VkExternalMemoryAcquireUnmodifiedEXT"  # a hint
 }

@@ -32,6 +32,9 @@ _NVIDIA = 0x10DE
 _DESCRIPTORS = sum(each.bit for each in MEMORY if each.kind == "fd")
 # Their capabilities depend on structures that are not kept: the DRM modifier of an image.
 _TILINGS = (int(c.VK_IMAGE_TILING_OPTIMAL), int(c.VK_IMAGE_TILING_LINEAR))
+_MODIFIER_TILING = int(c.VK_IMAGE_TILING_DRM_FORMAT_MODIFIER_EXT)
+_MODIFIERS = "VK_EXT_image_drm_format_modifier"
+_NO_SUCH_IMAGE = int(c.VK_ERROR_FORMAT_NOT_SUPPORTED)
 
 
 class Needs(NamedTuple):
@@ -154,6 +157,55 @@ class Queries(SyncQueries):
 
         key = ("image limits", form, kind, tiling, usage, flags)
         answer: ImageLimits | None = self._once(key, ask)
+        return answer
+
+    def modifiers(self, form: int) -> frozenset[int] | None:
+        """The DRM format modifiers of a format, none for one that has none; None if the device
+        was made without them, and is not asked.
+        """
+
+        def ask() -> frozenset[int] | None:
+            name = "vkGetPhysicalDeviceFormatProperties2"
+            if not self._dispatch.enabled(_MODIFIERS) or not self._instance.has(name):
+                return None
+            command, physical = getattr(self._instance, name), self._dispatch.physical
+            found = s.VkDrmFormatModifierPropertiesListEXT()
+            box = s.VkFormatProperties2(pNext=found)
+            command(physical, form, box)
+            room = (s.VkDrmFormatModifierPropertiesEXT * found.drmFormatModifierCount)()
+            if len(room):
+                found.pDrmFormatModifierProperties = room
+                command(physical, form, box)
+            written = min(found.drmFormatModifierCount, len(room))
+            return frozenset(int(room[i].drmFormatModifier) for i in range(written))
+
+        answer: frozenset[int] | None = self._once(("modifiers", form), ask)
+        return answer
+
+    def makes_by_modifier(
+        self, modifier: int, form: int, kind: int, usage: int, flags: int
+    ) -> bool | None:
+        """Whether the device makes plain images by a modifier that it lists for their format, for
+        one queue family at a time; None if it cannot be asked.
+        """
+
+        def ask() -> bool | None:
+            name = "vkGetPhysicalDeviceImageFormatProperties2"
+            if not self._dispatch.enabled(_MODIFIERS) or not self._instance.has(name):
+                return None
+            info = s.VkPhysicalDeviceImageFormatInfo2(
+                format=form,
+                type=kind,
+                tiling=_MODIFIER_TILING,
+                usage=usage,
+                flags=flags,
+                pNext=s.VkPhysicalDeviceImageDrmFormatModifierInfoEXT(drmFormatModifier=modifier),
+            )
+            box = s.VkImageFormatProperties2()
+            result = getattr(self._instance, name)(self._dispatch.physical, info, box)
+            return bool(result != _NO_SUCH_IMAGE)
+
+        answer: bool | None = self._once(("modifier", modifier, form, kind, usage, flags), ask)
         return answer
 
     def identity(self) -> tuple[bytes, bytes] | None:

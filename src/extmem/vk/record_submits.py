@@ -154,9 +154,7 @@ def _submit(dispatch: Dispatch, arguments: list[Any]) -> Undo:
     return made.submit()
 
 
-def submits_at_a_glance(
-    dispatch: Dispatch, batch: Batch, commands: list[int], fence: int
-) -> Undo:
+def submits_at_a_glance(dispatch: Dispatch, batch: Batch, commands: list[int], fence: int) -> Undo:
     """The same of one batch whose semaphores are timelines, and known."""
     if commands:
         batch.memories = memories(dispatch.world, commands)

@@ -46,50 +46,64 @@ def about_buffers(below: Command) -> Command:
 
 
 def about_images(below: Command) -> Command:
-    """vkGetPhysicalDeviceImageFormatProperties2."""
+    """vkGetPhysicalDeviceImageFormatProperties2.
+
+    The driver gets both external structures, or neither. Either may stand alone, and then says
+    nothing; so does a question about handle type 0. But SwiftShader reads the missing question,
+    and Mesa 22.3 writes into the missing answer, and both end the process; and a driver may answer
+    that it has no images of type 0.
+    """
 
     def ask(physical: int, info: Any, found: Any) -> int:
-        handle_type = next(
-            (
-                item.handleType
-                for item in followers(info)
-                if type(item) is s.VkPhysicalDeviceExternalImageFormatInfo
-            ),
-            0,
-        )
+        question = _first(info, s.VkPhysicalDeviceExternalImageFormatInfo)
+        handle_type = question.handleType if question is not None else 0
+        if not handle_type:
+            return _of_plain_images(below, physical, info, found)
         if not handle_type & WINDOWS:
-            return _asked(below, physical, info, found)
+            return _of_shared_images(below, physical, info, found)
         if not handle_type & CARRIED:
             return int(c.VK_ERROR_FORMAT_NOT_SUPPORTED)
-        result = _asked(below, physical, rebuilt(info, _AS_FD), found)
-        if result == 0:
-            for item in followers(found):
-                if type(item) is s.VkExternalImageFormatProperties:
-                    _told_of(handle_type, item.externalMemoryProperties)
+        result = _of_shared_images(below, physical, rebuilt(info, _AS_FD), found)
+        answer = _first(found, s.VkExternalImageFormatProperties)
+        if result == 0 and answer is not None:
+            _told_of(handle_type, answer.externalMemoryProperties)
         return result
 
     return ask
 
 
-def _asked(below: Command, physical: int, info: Any, found: Any) -> int:
-    """Ask the driver, always with both external structures or with none.
+def _first(head: Any, kind: type) -> Any:
+    """The first structure of a class behind another one; None if there is none."""
+    return next((item for item in followers(head) if type(item) is kind), None)
 
-    Either may stand alone, and then says nothing. SwiftShader reads the missing question, and Mesa
-    22.3 writes into the missing answer: both end the process.
-    """
-    asked = s.VkPhysicalDeviceExternalImageFormatInfo in {type(item) for item in followers(info)}
-    told = s.VkExternalImageFormatProperties in {type(item) for item in followers(found)}
-    if asked == told:
+
+def _of_shared_images(below: Command, physical: int, info: Any, found: Any) -> int:
+    """Ask with an answer about sharing, also where the caller wants none."""
+    if _first(found, s.VkExternalImageFormatProperties) is not None:
         return int(below(physical, info, found))
-    if told:
-        copy = type(info).from_buffer_copy(info)
-        copy.pNext = s.VkPhysicalDeviceExternalImageFormatInfo(pNext=info.pNext)  # of type 0
-        return int(below(physical, copy, found))
-    answer = type(found).from_buffer_copy(found)
-    answer.pNext = s.VkExternalImageFormatProperties(pNext=found.pNext)
-    result = int(below(physical, info, answer))
-    found.imageFormatProperties = answer.imageFormatProperties
+    longer = type(found).from_buffer_copy(found)
+    longer.pNext = s.VkExternalImageFormatProperties(pNext=found.pNext)
+    result = int(below(physical, info, longer))
+    found.imageFormatProperties = longer.imageFormatProperties
     return result
+
+
+def _of_plain_images(below: Command, physical: int, info: Any, found: Any) -> int:
+    """Ask without a question about sharing, and without an answer, which stays as it was."""
+    info = rebuilt(info, _WITHOUT)
+    before = found
+    for answer in followers(found):
+        if type(answer) is s.VkExternalImageFormatProperties:
+            break
+        before = answer
+    else:
+        return int(below(physical, info, found))
+    # What a call fills is nobody else's meanwhile, so the chain itself can be the shorter one.
+    before.pNext = answer.pNext
+    try:
+        return int(below(physical, info, found))
+    finally:
+        before.pNext = answer
 
 
 def _as_fd(item: Any) -> Any:
@@ -97,6 +111,7 @@ def _as_fd(item: Any) -> Any:
 
 
 _AS_FD: dict[type, Exchange] = {s.VkPhysicalDeviceExternalImageFormatInfo: _as_fd}
+_WITHOUT: dict[type, Exchange] = {s.VkPhysicalDeviceExternalImageFormatInfo: lambda item: None}
 
 
 # -- semaphores and fences ------------------------------------------------------------------------
