@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from extmem import vk
-from extmem.allocating import allocate, make_buffer
+from extmem.allocating import allocate
 from extmem.errors import Unsupported
 from extmem.images.formats import aspect_of
 from extmem.images.infos import LAYOUTS, names_of_usage, shape_of
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from extmem.memory import Memory
     from extmem.resources import Buffer
 
-__all__ = ["copy", "fill", "queue_family", "readback", "upload"]
+__all__ = ["Stages", "copy", "fill", "queue_family", "readback", "upload"]
 
 _GENERAL = LAYOUTS["general"]
 _SOURCE = int(vk.VK_IMAGE_USAGE_TRANSFER_SRC_BIT)
@@ -139,8 +141,8 @@ def upload(
             f"the array is {given.dtype} {given.shape}; this part of the image takes {dtype} "
             f"{shape}"
         )
-    image.ownership.use()
-    with _Staging(device, given.nbytes) as stage:
+    image.ownership.use(writing=True)
+    with _staged(device, image, given.nbytes) as stage:
         stage.memory.numpy(dtype, shape)[...] = given
         stage.memory.flush()
         region = _region(image, level, layer, plane)
@@ -149,7 +151,9 @@ def upload(
             before = image.ownership.layout
             if before != _GENERAL:
                 transition(commands, image, before, _GENERAL)
-            vk.vkCmdCopyBufferToImage(commands, stage.buffer, image.handle, _GENERAL, 1, [region])
+            vk.vkCmdCopyBufferToImage(
+                commands, stage.buffer.handle, image.handle, _GENERAL, 1, [region]
+            )
 
         _submit(device, record, wait, signal)
     image.ownership.layout = _GENERAL
@@ -171,14 +175,16 @@ def readback(
     shape, dtype = image.layout_of_array(level, layer, plane)
     image.ownership.use()
     result = np.empty(shape, dtype)
-    with _Staging(device, result.nbytes) as stage:
+    with _staged(device, image, result.nbytes) as stage:
         region = _region(image, level, layer, plane)
 
         def record(commands: vk.VkCommandBuffer) -> None:
             before = image.ownership.layout
             if before != _GENERAL:
                 transition(commands, image, before, _GENERAL)
-            vk.vkCmdCopyImageToBuffer(commands, image.handle, _GENERAL, stage.buffer, 1, [region])
+            vk.vkCmdCopyImageToBuffer(
+                commands, image.handle, _GENERAL, stage.buffer.handle, 1, [region]
+            )
 
         _submit(device, record, wait, signal)
         stage.memory.invalidate()
@@ -217,37 +223,72 @@ def _region(image: Image, level: int, layer: int, plane: int) -> vk.VkBufferImag
 
 
 class _Staging:
-    """A private buffer in memory that the processor sees, for as long as one copy takes."""
+    """A private buffer in memory that the processor sees."""
 
     def __init__(self, device: Device, size: int) -> None:
-        self._device = device
+        self.size = size  # bytes
         self.memory: Memory = allocate(
             device, size, export=None, name=None, access=None, security=None, dedicated=False,
             memory="host_visible",
         )  # fmt: skip
         try:
-            self.buffer = make_buffer(device, size, 0)
+            self.buffer: Buffer = device.buffer(self.memory)
         except BaseException:
             self.memory.close()
             raise
 
-    def __enter__(self) -> _Staging:
-        try:
-            vk.vkBindBufferMemory(self._device.handle, self.buffer, self.memory.handle, 0)
-        except BaseException:
-            self._close()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._close(interrupted=kind is KeyboardInterrupt)
-
-    def _close(self, interrupted: bool = False) -> None:
-        if interrupted:  # the device may still work with it
-            self._device._work.afterwards(self._close)
-            return
-        vk.vkDestroyBuffer(self._device.handle, self.buffer)
+    def close(self) -> None:
+        self.buffer.close()
         self.memory._close_when_unused()
+
+
+class Stages:
+    """Buffers of a stream's images, each for one copy at a time, and kept for the next one."""
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[_Staging]] | None = {}  # by their bytes; None: closed
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> _Staging | None:
+        """One of so many bytes that nobody has, if there is one."""
+        with self._lock:
+            free = self._free.get(size) if self._free is not None else None
+            return free.pop() if free else None
+
+    def keep(self, stage: _Staging) -> None:
+        """A copy was done with it."""
+        with self._lock:
+            if self._free is not None:
+                self._free.setdefault(stage.size, []).append(stage)
+                return
+        stage.close()
+
+    def close(self) -> None:
+        """Free all that nobody has, and the others when they come back."""
+        with self._lock:
+            free, self._free = self._free, None
+        for stages in (free or {}).values():
+            for each in stages:
+                each.close()
+
+
+@contextlib.contextmanager
+def _staged(device: Device, image: Image, size: int) -> Iterator[_Staging]:
+    """A buffer for as long as one copy takes."""
+    kept = image._stages
+    stage = (kept.take(size) if kept is not None else None) or _Staging(device, size)
+    try:
+        yield stage
+    except KeyboardInterrupt:  # the device may still work with it
+        device._work.afterwards(stage.close)
+        raise
+    except BaseException:
+        stage.close()
+        raise
+    if kept is None:
+        stage.close()
+    else:
+        kept.keep(stage)
 
 
 def _submit(

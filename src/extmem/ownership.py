@@ -8,11 +8,15 @@ is kept here, as far as this process can know it, and use at the wrong time is r
 Both halves have to name the same layouts. So a release first brings an image into the layout in
 which it is handed over, and hands it over without another change; an acquire takes it in that
 layout, and every change after that is its owner's own business.
+
+The images of a stream are handed over by the stream (`start_over`, `give`, `receive`): whoever
+writes takes one as if it were new, and several may receive what he gives, to read it.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +31,17 @@ if TYPE_CHECKING:
     from extmem.images.image import Image
     from extmem.resources import Buffer
 
-__all__ = ["Ownership", "Where", "acquire", "layout_of", "release", "transition"]
+__all__ = [
+    "Ownership",
+    "Where",
+    "acquire",
+    "give",
+    "layout_of",
+    "receive",
+    "release",
+    "start_over",
+    "transition",
+]
 
 log = logging.getLogger("extmem")
 
@@ -44,7 +58,6 @@ _IGNORED = int(vk.VK_QUEUE_FAMILY_IGNORED)
 # What was or will be done with a resource here is between its owner and Vulkan, so these are the
 # widest there are. The processor's are apart: no other stage includes them.
 _ALL = int(vk.VK_PIPELINE_STAGE_ALL_COMMANDS_BIT)
-_FIRST = int(vk.VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT)
 _LAST = int(vk.VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT)
 _HOST = int(vk.VK_PIPELINE_STAGE_HOST_BIT)
 _READ_WRITE = int(vk.VK_ACCESS_MEMORY_READ_BIT | vk.VK_ACCESS_MEMORY_WRITE_BIT)
@@ -64,15 +77,28 @@ class Ownership:
     # Of an import: nobody has acquired it yet. Its contents are undefined here until somebody does.
     untouched: bool = field(default=False)
     warned: bool = False
+    # "a frame of a stream", which hands it over by itself; "": who uses it does, by hand.
+    keeper: str = ""
+    read_only: bool = False  # others read it at the same time, so nobody here writes it
 
-    def use(self, *, strict: bool = True) -> None:
+    def use(self, *, strict: bool = True, writing: bool = False) -> None:
         """It is about to be read or written by the device.
 
         strict: whether use of an import that was never acquired is an error, or may be what was
             meant: memory that nobody has written needs no acquiring
         """
         if self.here:
+            if writing and self.read_only:
+                raise OwnershipError(
+                    f"{self.what} belongs to {self.keeper}, and others read it at the same time: "
+                    "copy it, and write the copy"
+                )
             return
+        if self.keeper:
+            raise OwnershipError(
+                f"{self.what} belongs to {self.keeper} that is over, and may have another one by "
+                "now: ask each frame for its image, while it is there"
+            )
         if not self.untouched:
             raise OwnershipError(
                 f"{self.what} was released, and others may write it now: call acquire() before "
@@ -122,10 +148,7 @@ def acquire(
     after = _GENERAL if number == _UNDEFINED else number
 
     def record(commands: vk.VkCommandBuffer) -> None:
-        barrier = _barrier(what, number, after, _FAMILIES[source], own)
-        barrier.srcAccessMask = 0  # the releaser's business
-        barrier.dstAccessMask = _READ_WRITE | _BY_HOST
-        _record(commands, _FIRST, _ALL | _HOST, barrier)
+        _acquired(commands, what, number, after, _FAMILIES[source], own)
 
     submit(device, record, wait=wait)
     state.here, state.untouched, state.layout = True, False, after
@@ -152,15 +175,92 @@ def release(
     own = _IGNORED if state.concurrent else device.queue_family
 
     def record(commands: vk.VkCommandBuffer) -> None:
-        if state.layout != number:
-            transition(commands, what, state.layout, number)
-        barrier = _barrier(what, number, number, own, _FAMILIES[to])
-        barrier.srcAccessMask = _READ_WRITE
-        barrier.dstAccessMask = 0  # the acquirer's business
-        _record(commands, _ALL, _LAST, barrier)
+        _released(commands, what, state.layout, number, own, _FAMILIES[to])
 
     submit(device, record, signal=signal)
     state.here, state.layout = False, number
+
+
+# -- images of streams ----------------------------------------------------------------------------
+
+
+def start_over(device: Device, image: Image, *, at_once: bool = True) -> None:
+    """Take an image as if it were new: what is in it is gone, and others have nothing of it any
+    more. That is no transfer, so nobody has to have released it.
+
+    at_once: return as soon as it is submitted; what is submitted later comes after it
+    """
+    device._work.submit(
+        lambda commands: transition(commands, image, _UNDEFINED, _GENERAL), to_the_end=not at_once
+    )
+    image.ownership.here, image.ownership.layout = True, _GENERAL
+
+
+def give(
+    device: Device,
+    images: Sequence[Image],
+    *,
+    wait: Semaphores = (),
+    signal: Semaphores = (),
+    at_once: bool = False,
+) -> None:
+    """Release images to any number of others, who receive them to read, in the layout GENERAL."""
+    external = _FAMILIES["external"]
+
+    def record(commands: vk.VkCommandBuffer) -> None:
+        for each in images:
+            _released(
+                commands, each, each.ownership.layout, _GENERAL, device.queue_family, external
+            )
+
+    device._work.submit(record, wait=wait, signal=signal, to_the_end=not at_once)
+    for each in images:
+        each.ownership.here, each.ownership.layout = False, _GENERAL
+
+
+def receive(
+    device: Device,
+    image: Image,
+    *,
+    wait: Semaphores = (),
+    signal: Semaphores = (),
+    at_once: bool = True,
+) -> None:
+    """Acquire an image that was given, to read it. Others may have it too: its layout stays, and
+    nobody has to release it before it is written anew (`start_over`).
+    """
+    external = _FAMILIES["external"]
+
+    def record(commands: vk.VkCommandBuffer) -> None:
+        _acquired(commands, image, _GENERAL, _GENERAL, external, device.queue_family)
+
+    device._work.submit(record, wait=wait, signal=signal, to_the_end=not at_once)
+    image.ownership.here, image.ownership.untouched = True, False
+    image.ownership.layout = _GENERAL
+
+
+# -- the commands ---------------------------------------------------------------------------------
+
+
+def _acquired(
+    commands: vk.VkCommandBuffer, what: Any, before: int, after: int, source: int, own: int
+) -> None:
+    barrier = _barrier(what, before, after, source, own)
+    barrier.srcAccessMask = 0  # the releaser's business
+    barrier.dstAccessMask = _READ_WRITE | _BY_HOST
+    # After all stages: only so does it come after a semaphore that the submission waits for.
+    _record(commands, _ALL, _ALL | _HOST, barrier)
+
+
+def _released(
+    commands: vk.VkCommandBuffer, what: Any, before: int, after: int, own: int, target: int
+) -> None:
+    if before != after:
+        transition(commands, what, before, after)
+    barrier = _barrier(what, after, after, own, target)
+    barrier.srcAccessMask = _READ_WRITE
+    barrier.dstAccessMask = 0  # the acquirer's business
+    _record(commands, _ALL, _LAST, barrier)
 
 
 def transition(commands: vk.VkCommandBuffer, image: Any, before: int, after: int) -> None:
@@ -172,6 +272,11 @@ def transition(commands: vk.VkCommandBuffer, image: Any, before: int, after: int
 
 
 def _check(device: Device, state: Ownership, family: str, word: str) -> None:
+    if state.keeper:
+        raise OwnershipError(
+            f"{state.what} belongs to {state.keeper}, which hands it over by itself: use it while "
+            "the frame is there, and leave out acquire() and release()"
+        )
     if not state.types:
         raise Unsupported(f"{state.what} is private: there is nobody to hand it over to")
     if family not in _FAMILIES:

@@ -16,7 +16,7 @@ import pytest
 
 import extmem
 from extmem import StreamEnded, StreamFull, TensorError, Unsupported
-from extmem.share import ring, slots, stream, subscribing
+from extmem.share import making, ring, slots, stream, subscribing
 from tests.support import second
 from tests.support.tensors import NUMPY_HAS_VERSIONS, Asking, Taken
 
@@ -319,7 +319,7 @@ def test_asyncio_waits_for_the_device(
 def test_a_device_that_shares_no_timelines_promises_nothing(
     publish: Publish, monkeypatch: pytest.MonkeyPatch, subscribe: Subscribe
 ) -> None:
-    monkeypatch.setattr(stream, "timeline_of", lambda *_: None)
+    monkeypatch.setattr(making, "timeline_of", lambda *_: None)
     source = publish()
     frames = subscribe()
     with pytest.raises(Unsupported, match="shares no timeline semaphores"), source.frame() as frame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from extmem.share.formats import format_of, told
+from extmem.share.formats import format_of, images_of, told
 from extmem.share.slots import VERSION, Greeting, decode_fields, encode_fields
 
 __all__ = ["fields", "greeting", "of_fields", "of_greetings"]
@@ -18,7 +18,7 @@ def greeting(data: bytes) -> None:
         raise ValueError(str(error)) from None
     assert format.size > 0 or not format.shape
     word, record = told(format)
-    again = Greeting(VERSION, shape=format.shape, dtype=word, record=record)
+    again = Greeting(VERSION, shape=format.shape, dtype=word, record=record, texels=format.texels)
     assert again.format == format
     str(format)
 
@@ -35,12 +35,15 @@ def of_greetings() -> list[bytes]:
         format_of((1080, 1920, 4), "uint8"),
         format_of(7, "bfloat16"),
         format_of((2, 2), [("x", "f4"), ("y", ">i8")]),
+        images_of((1080, 1920), "nv12"),
+        images_of((4, 7), "rgba16f", "linear", "sampled"),
     )
     made = [Greeting(VERSION, "no seat is left").encode()]
     for each in formats:
         word, record = told(each)
         seat = bytes(range(16))
-        made.append(Greeting(VERSION, "", each.shape, word, "all", 4, seat, record, True).encode())
+        told_of = Greeting(VERSION, "", each.shape, word, "all", 4, seat, record, True, each.texels)
+        made.append(told_of.encode())
     return made
 
 

@@ -40,7 +40,7 @@ FLOORS = (
      "share.trials", "share.helper", "share.quarantine", "share.examiner",
      "share.ring", "share.slots", "share.stream", "share.drafts", "share.joining",
      "share.subscribing", "share.looking", "share.formats", "share.frames", "share.leases",
-     "share.promises"),
+     "share.promises", "share.pictures", "share.making"),
     ("",),
     ("cli", "bench", "inspector", "__main__"),
 )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from extmem import copying
 from extmem.exporting import Types
+from extmem.handles.remembering import remembered
 from extmem.images import making
 from extmem.images.image import Image
 from extmem.share.passport import Passport
@@ -123,7 +124,7 @@ class Images:
         ...             other.shape, other.acquired
         ((2, 2), False)
         """
-        return making.import_image(
+        made = making.import_image(
             self._device,
             handle,
             name=name,
@@ -135,6 +136,8 @@ class Images:
             modifier=modifier,
             described=described,
         )
+        made.memory._origin = remembered(handle, made.memory)
+        return made
 
     def upload(
         self,

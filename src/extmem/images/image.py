@@ -18,6 +18,7 @@ from extmem.submitting import Semaphores, submit
 if TYPE_CHECKING:
     import numpy as np
 
+    from extmem.copying import Stages
     from extmem.device import Device
 
 __all__ = ["Image"]
@@ -58,6 +59,7 @@ class Image:
             untouched=imported is not None,
         )
         self._vk = handle
+        self._stages: Stages | None = None  # of a stream's, which is copied again and again
 
     # -- state ----------------------------------------------------------------------------------
 
@@ -153,6 +155,21 @@ class Image:
         """
         import numpy as np
 
+        shape, dtype, offset, strides = self._lies(level, layer, plane)
+        if not self.memory.host_visible:
+            raise Unsupported(
+                f"{self!r} is not visible to the processor: make it with memory='host_visible', or "
+                "copy with Device.upload and Device.readback"
+            )
+        self._look()
+        return np.ndarray(shape, dtype, self.memory._bytes(), offset, strides)
+
+    def _lies(
+        self, level: int = 0, layer: int = 0, plane: int = 0
+    ) -> tuple[tuple[int, ...], Any, int, tuple[int, ...]]:
+        """Where a part lies: its array's shape and dtype, its first byte, and its strides in bytes.
+        Unsupported where the driver alone knows.
+        """
         shape, dtype = self.layout_of_array(level, layer, plane)
         if (
             self.info.tiling == _DRM
@@ -167,12 +184,6 @@ class Image:
                 f"only the driver knows how the pixels of {self!r} lie: make it with "
                 "tiling='linear', or copy with Device.upload and Device.readback"
             )
-        if not self.memory.host_visible:
-            raise Unsupported(
-                f"{self!r} is not visible to the processor: make it with memory='host_visible', or "
-                "copy with Device.upload and Device.readback"
-            )
-        self._look()
         found = vk.vkGetImageSubresourceLayout(
             self.device.handle,
             self.handle,
@@ -181,14 +192,8 @@ class Image:
         texel = self.format.planes[plane].texel
         pitches = (found.depthPitch, found.rowPitch, texel)[2 - self.info.type :]
         strides = pitches + ((dtype.itemsize,) if len(shape) > len(pitches) else ())
-        return np.ndarray(
-            shape,
-            dtype,
-            buffer=self.memory._bytes(),
-            # Of a level or plane it is where that starts; array layers are Vulkan's own to count.
-            offset=found.offset,
-            strides=strides,
-        )
+        # Of a level or plane it is where that starts; array layers are Vulkan's own to count.
+        return shape, dtype, found.offset, strides
 
     def _look(self) -> None:
         """The processor is about to look, and only in the layout GENERAL does it see pixels."""

@@ -38,7 +38,12 @@ _MOST_FIELDS = 2000  # characters of the fields, for people
 
 
 def taken(onlooker: Onlooker) -> tuple[Picture, Seen, bool] | tuple[None, None, bool]:
-    """A picture of the newest frame, which frame that was, and whether it is whole."""
+    """A picture of the newest frame, which frame that was, and whether it is whole. Unsupported,
+    with the reason, if it is an image that cannot be copied.
+    """
+    texels = onlooker.format.texels
+    if texels is not None:
+        return onlooker.sample_image(lambda planes: pixels.of_texels(planes, texels.format))
     bits = onlooker.format.bfloat16
     return onlooker.sample(lambda array: pixels.of_array(array, bfloat16=bits))
 

@@ -6,18 +6,20 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from extmem.errors import ClosedError
+from extmem.errors import ClosedError, Unsupported
 from extmem.interop.cuda.streams import Lane, lane_of
 from extmem.interop.cuda.views import Order
 from extmem.interop.dlpack import CPU, CUDA, export
 from extmem.memory import Memory
 from extmem.resources import Buffer
-from extmem.share.slots import Fields
+from extmem.share.slots import NO_IMAGES, Fields
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from extmem.images.image import Image
     from extmem.share.leases import Moment
+    from extmem.share.pictures import WrittenPictures
     from extmem.share.stream import Stream
 
 __all__ = ["Draft"]
@@ -28,8 +30,8 @@ _EARLIER = 5.0  # seconds for what was promised before, where CUDA cannot wait f
 class Draft:
     """A frame while it is written: what `Stream.frame` is.
 
-    The processor writes it (`numpy`, a tensor), or the device does (`buffer`). What a device still
-    does when the frame is left has to be promised.
+    The processor writes it (`numpy`, a tensor), or the device does (`buffer`, `image`). What a
+    device still does when the frame is left has to be promised.
 
     >>> import extmem
     >>> with extmem.open_device(driver="embedded") as gpu, gpu.allocate(64) as source:
@@ -57,9 +59,17 @@ class Draft:
 
     # -- what writes it -------------------------------------------------------------------------
 
-    def numpy(self) -> np.ndarray[Any, Any]:
-        """The slot as an array, to be written, without a copy. It has what it had last."""
-        return self._stream._slots.numpy(self._own())
+    def numpy(self, plane: int = 0) -> np.ndarray[Any, Any]:
+        """The slot as an array, to be written, without a copy. It has what it had last.
+
+        Of images it is one plane, with strides; where their tiling is linear and the processor sees
+        them. What was in them is gone.
+        """
+        slot = self._own()
+        if self._stream._pictures is not None:
+            self._stream._pictures.array(slot, plane)  # first: there may be none
+            self._stream._pictures.take(slot)
+        return self._stream._slots.numpy(slot, plane)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """Where the frame is, for DLPack: with the processor, or on CUDA's GPU."""
@@ -86,8 +96,11 @@ class Draft:
             return found.__dlpack__(
                 stream=stream, max_version=max_version, dl_device=dl_device, copy=copy
             )
+        shown = slots.array(slot)
+        if self._stream._pictures is not None:
+            self._stream._pictures.take(slot)
         return export(
-            slots.array(slot),
+            shown,
             bfloat16=slots.format.bfloat16,
             stream=stream,
             max_version=max_version,
@@ -98,7 +111,7 @@ class Draft:
     @property
     def memory(self) -> Memory:
         """The slot's memory, for work of the device that is done before the frame is left, or is
-        promised.
+        promised. Images of CUDA's are `memory.cuda().image`.
         """
         return self._stream._slots.memories[self._own()]
 
@@ -106,6 +119,35 @@ class Draft:
     def buffer(self) -> Buffer:
         """The slot as a buffer, for the same. It belongs to the stream."""
         return self._stream._slots.buffer(self._own())
+
+    @property
+    def image(self) -> Image:
+        """The slot as an image, for the same. It belongs to the stream, which hands it over.
+
+        It is in the layout GENERAL, and has to be in that when the work with it is done. What was
+        in it is gone: all of it has to be written. Unsupported if the frames are no images.
+        """
+        slot = self._own()
+        return self._drawn().take(slot)
+
+    def upload(self, array: Any, *, plane: int = 0) -> None:
+        """Copy an array into one plane of the image, and wait for it: `Device.upload`.
+
+        >>> import extmem, numpy
+        >>> with extmem.publish("doctest", shape=(2, 2), format="r8") as stream:
+        ...     with stream.frame() as frame:
+        ...         frame.upload(numpy.array([[1, 2], [3, 4]], "uint8"))
+        ...     stream.sequence
+        1
+        """
+        image = self.image
+        image.device.upload(image, array, plane=plane)
+
+    def _drawn(self) -> WrittenPictures:
+        pictures = self._stream._pictures
+        if pictures is None:
+            raise Unsupported(NO_IMAGES)
+        return pictures
 
     def promise(self) -> list[Moment]:
         """What the device signals when the frame is written, `[(semaphore, value)]`: the frame may
@@ -117,6 +159,10 @@ class Draft:
         That holds for a frame that is left by an exception as well, since the device may be at it:
         its slot is not given out, and `Stream.close` waits up to 5 s, until this or a later promise
         is kept. If nothing was submitted, `semaphore.signal(value)` keeps it.
+
+        An image is released by the device's queue when the frame is left, behind what the queue was
+        given until then and after the promise. So what keeps the promise on that queue has to be
+        submitted before.
 
         Unsupported if the device shares no timeline semaphores.
         """

@@ -5,21 +5,41 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from msgspec import Meta, Struct
 
+from extmem import vk
 from extmem.errors import plain
+from extmem.images.formats import image_format
+from extmem.images.infos import describe
 from extmem.interop.dlpack import BFLOAT16
+from extmem.share.passport import ImageInfo
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Extents", "Field", "Fields", "Format", "Word", "format_of", "read", "told"]
+__all__ = [
+    "TILINGS",
+    "Extents",
+    "Field",
+    "Fields",
+    "Format",
+    "Texels",
+    "Word",
+    "format_of",
+    "frames_of",
+    "images_of",
+    "read",
+    "told",
+]
+
+TILINGS = ("optimal", "linear")  # that a stream's images may have
 
 _MOST_DIMENSIONS = 32  # as NumPy of old had it
 _MOST_FIELDS = 64
 _LARGEST_RECORD = 65536  # bytes
+_USAGES = sum(each.value for each in vk.VkImageUsageFlagBits)
 _KINDS = "?biufc"  # of NumPy's: what is a plain number
 _NUMBER = re.compile(r"[<>|][biufc][0-9]{1,2}\Z")  # its name, as NumPy writes it
 
@@ -40,24 +60,52 @@ class Field(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
 Fields = Annotated[tuple[Field, ...], Meta(max_length=_MOST_FIELDS)]
 
 
+class Texels(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """What each frame is, where it is an image."""
+
+    format: Annotated[str, Meta(max_length=16)]  # "rgba8"
+    tiling: Literal["optimal", "linear"]
+    usage: Annotated[int, Meta(gt=0, lt=1 << 32)]  # VkImageUsageFlags
+
+
 class Format(NamedTuple):
     """What each frame is."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]  # uint16 where they are bits of bfloat16, which NumPy does not know
+    shape: tuple[int, ...]  # of an image the pixels, as `Device.image` has them
+    # uint16 where they are bits of bfloat16, which NumPy does not know; of an image its first plane
+    dtype: np.dtype[Any]
     bfloat16: bool = False
+    texels: Texels | None = None  # of images
 
     @property
     def size(self) -> int:
-        """Bytes of a frame."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        """Bytes of a frame; of an image of its pixels, which may need more memory than that."""
+        if self.texels is None:
+            return math.prod(self.shape) * self.dtype.itemsize
+        planes = image_format(self.texels.format).planes
+        return sum(math.prod(plane.extent(self.shape)) * plane.texel for plane in planes)
 
     @property
     def name(self) -> str:
         """Of the elements, for people and for `Memory.array`."""
+        if self.texels is not None:
+            return self.texels.format
         return BFLOAT16 if self.bfloat16 else str(self.dtype)
 
+    def image(self, types: int) -> ImageInfo:
+        """How the image of a slot is created. types: the handle types that it is shared as"""
+        assert self.texels is not None
+        return describe(
+            self.shape,
+            self.texels.format,
+            tiling=self.texels.tiling,
+            usage=self.texels.usage,
+            types=types,
+        )
+
     def __str__(self) -> str:
+        if self.texels is not None:
+            return f"images {self.shape} of {self.name}, tiling {self.texels.tiling}"
         return f"{self.shape} of {self.name}"
 
 
@@ -85,6 +133,52 @@ def format_of(shape: int | Sequence[int], dtype: Any) -> Format:
             f"shape is {extents}; expected at most {_MOST_DIMENSIONS} whole numbers above 0"
         )
     return Format(tuple(map(int, extents)), kind, bfloat16)
+
+
+def images_of(
+    shape: int | Sequence[int],
+    format: str | int,
+    tiling: str = "optimal",
+    usage: str | int | Sequence[str] | None = None,
+) -> Format:
+    """What a frame is that is an image, checked. TypeError or ValueError if it can be none.
+
+    >>> str(images_of((4, 6), "nv12")), images_of((4, 6), "nv12").size
+    ('images (4, 6) of nv12, tiling optimal', 36)
+    """
+    import numpy as np
+
+    if tiling not in TILINGS:
+        raise ValueError(f"tiling is {tiling!r}; the images of a stream are 'optimal' or 'linear'")
+    extents = (shape,) if isinstance(shape, int) else tuple(map(_whole, shape))
+    info = describe(extents, format, tiling=tiling, usage=usage)
+    if not info.usage or info.usage & ~_USAGES:  # which drivers are not asked about
+        raise ValueError(
+            f"usage is {info.usage:#x}; expected some of Vulkan's VkImageUsageFlagBits"
+        )
+    found = image_format(format)
+    texels = Texels(found.name, "linear" if tiling == "linear" else "optimal", info.usage)
+    return Format(extents, np.dtype(found.planes[0].dtype), texels=texels)
+
+
+def frames_of(
+    shape: int | Sequence[int],
+    dtype: Any,
+    format: str | int | None,
+    tiling: str,
+    usage: str | int | Sequence[str] | None,
+) -> Format:
+    """What a publisher says of its frames: arrays by their dtype, or images by their format."""
+    if (dtype is None) == (format is None):
+        raise TypeError(
+            f"dtype is {dtype!r} and format is {format!r}; expected one of them: dtype= for frames "
+            "that are arrays, format= for frames that are images"
+        )
+    if format is not None:
+        return images_of(shape, format, tiling, usage)
+    if usage is not None or tiling != TILINGS[0]:
+        raise TypeError("tiling= and usage= are of images, whose format= has to be said, too")
+    return format_of(shape, dtype)
 
 
 def _is_record(kind: np.dtype[Any]) -> bool:
@@ -118,8 +212,15 @@ def told(format: Format) -> tuple[str, tuple[Field, ...]]:
     return f"|V{kind.itemsize}", found
 
 
-def read(shape: tuple[int, ...], word: str, fields: tuple[Field, ...]) -> Format:
+def read(
+    shape: tuple[int, ...], word: str, fields: tuple[Field, ...], texels: Texels | None = None
+) -> Format:
     """The same from another process. TypeError or ValueError if it is none."""
+    if texels is not None:
+        found = images_of(shape, texels.format, texels.tiling, texels.usage)
+        if (word, fields) != (found.dtype.str, ()):
+            raise ValueError(f"elements of {plain(word)} in images of {found.name}")
+        return found
     for each in (word if not fields else "|u1", *(field.dtype for field in fields)):
         # NumPy reads much more than this, with errors of many kinds.
         if not _NUMBER.match(each) and (fields or each != BFLOAT16):

@@ -18,9 +18,11 @@ from extmem.share.ring import Offer
 from extmem.share.slots import Fields
 
 if TYPE_CHECKING:
+    from extmem.images.image import Image
     from extmem.memory import Memory
     from extmem.resources import Buffer
     from extmem.share.joining import Line
+    from extmem.share.pictures import GivenPictures
 
 __all__ = ["Frame"]
 
@@ -120,14 +122,50 @@ class Frame:
 
     # -- looking at it ----------------------------------------------------------------------------
 
-    def numpy(self) -> np.ndarray[Any, Any]:
+    def numpy(self, plane: int = 0) -> np.ndarray[Any, Any]:
         """The frame as an array, to be read, without a copy. It shows this frame until that is
         released, and whatever the slot holds after that. A frame that is not written yet is waited
         for.
+
+        Of images it is one plane, with strides; where their tiling is linear and the processor sees
+        them. Of others there is `readback`, which copies.
         """
         slot = self._own()
+        shown = self._line.slots.numpy(slot, plane)
+        self._look(slot)
+        return shown
+
+    def _look(self, slot: int) -> None:
+        """The processor is about to look."""
         self.wait()
-        return self._line.slots.numpy(slot)
+        pictures = self._line.pictures
+        if pictures is not None:
+            pictures.look(slot)
+            self._line.slots.invalidate(slot)
+
+    def readback(self, *, plane: int = 0) -> np.ndarray[Any, Any]:
+        """A copy of one plane of the image, as an array of the caller's own: `Device.readback`. A
+        frame that is not written yet is waited for.
+
+        >>> import extmem, numpy
+        >>> with extmem.publish("doctest", shape=(2, 2), format="r8") as stream:
+        ...     with extmem.subscribe("doctest", timeout=5) as frames:
+        ...         with stream.frame() as frame:
+        ...             frame.upload(numpy.array([[1, 2], [3, 4]], "uint8"))
+        ...         next(frames).readback().tolist()
+        [[1, 2], [3, 4]]
+        """
+        slot = self._own()
+        self._drawn()
+        self.wait()
+        image = self._drawn().acquire(slot)
+        return image.device.readback(image, plane=plane)
+
+    def _drawn(self) -> GivenPictures:
+        pictures = self._line.pictures
+        if pictures is None:
+            raise Unsupported(parts.NO_IMAGES)
+        return pictures
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """Where the frame is, for DLPack: with the processor, or on CUDA's GPU."""
@@ -155,8 +193,8 @@ class Frame:
             return found.__dlpack__(
                 stream=stream, max_version=max_version, dl_device=dl_device, copy=copy
             )
-        self.wait()
         shown = line.slots.array(slot)
+        self._look(slot)
         if not copy:
             shown = np.asarray(_Held(shown, self._leased()))
         return export(
@@ -185,13 +223,28 @@ class Frame:
 
     @property
     def memory(self) -> Memory:
-        """The memory of its slot, for work of the device. It must not be written."""
+        """The memory of its slot, for work of the device. It must not be written. Images of CUDA's
+        are `memory.cuda().image`.
+        """
         return self._line.slots.memories[self._own()]
 
     @property
     def buffer(self) -> Buffer:
         """The slot as a buffer, for the same. It belongs to the subscription."""
         return self._line.slots.buffer(self._own())
+
+    @property
+    def image(self) -> Image:
+        """The slot as an image in the layout GENERAL, to be read by the device. It belongs to the
+        subscription, which has acquired it: what is submitted from now on sees the frame, also
+        where the publisher's device still writes it. Others read it at the same time, so neither
+        its pixels nor its layout may be changed. Unsupported if the frames are no images.
+        """
+        slot = self._own()
+        pictures = self._drawn()
+        if pictures.images[slot].ownership.here:
+            return pictures.images[slot]
+        return pictures.acquire(slot, self.ready)
 
     @property
     def fields(self) -> Fields:
@@ -227,7 +280,7 @@ class Frame:
             return
         moments = moments_of(after)
         if stream is not None:
-            if self._line.slots.where != "cuda":
+            if not self._line.slots.may_be_cudas:
                 raise Unsupported(
                     "stream= is of frames on CUDA's GPU, and these are not: give what the device "
                     "signals, release(after=(semaphore, value))"

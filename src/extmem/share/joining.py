@@ -21,16 +21,21 @@ from extmem.errors import (
     Unsupported,
     plain,
 )
+from extmem.images.infos import differences
 from extmem.opening import open_device
 from extmem.share.channel import Parcel, connect
+from extmem.share.formats import Format
 from extmem.share.frames import Frame
 from extmem.share.leases import Lease, Leases, Moment, Returns
 from extmem.share.passport import Passport
+from extmem.share.pictures import GivenPictures
 from extmem.share.ring import OVER, Board, TakenSeat, opened_pages
 from extmem.share.slots import Greeting, Slots, listener_name
 
 if TYPE_CHECKING:
     from extmem.device import Device
+    from extmem.handles.handle import Handle
+    from extmem.memory import Memory
     from extmem.sync import Semaphore
 
 __all__ = ["AGAIN", "Frame", "Line", "reach"]
@@ -131,18 +136,49 @@ def _imported(
         opened = None
         if device is None:
             device = opened = made.enter_context(_device_of(handles[0].passport))
-        memories = [made.enter_context(device.import_memory(each)) for each in handles]
-        smallest = min(each.size for each in memories)
-        if smallest < format.size:
-            raise ValueError(f"slots of {smallest} bytes for frames of {format.size}")
+        memories, pictures = _memories(device, format, handles, made)
         timeline = None
         if promises is not None:
             timeline = made.enter_context(device.import_semaphore(promises))
             if not timeline.timeline:
                 raise ValueError("a binary semaphore in the place of a timeline")
-        slots = Slots(memories, format, writable=False, device=opened, timeline=timeline)
+        slots = Slots(
+            memories, format, writable=False, device=opened, timeline=timeline, pictures=pictures
+        )
         made.pop_all()
-    return Line(seat, Board(pages), slots, process_id)
+    return Line(seat, Board(pages), slots, process_id, pictures)
+
+
+def _memories(
+    device: Device, format: Format, handles: list[Handle], made: contextlib.ExitStack
+) -> tuple[list[Memory], GivenPictures | None]:
+    """The slots' memories, and what is in them where that is images."""
+    for each in handles:
+        _check(format, each)
+    if format.texels is None:
+        memories = [made.enter_context(device.import_memory(each)) for each in handles]
+        smallest = min(each.size for each in memories)
+        if smallest < format.size:
+            raise ValueError(f"slots of {smallest} bytes for frames of {format.size}")
+        return memories, None
+    images = [made.enter_context(device.import_image(each)) for each in handles]
+    return [each.memory for each in images], GivenPictures(images)
+
+
+def _check(format: Format, handle: Handle) -> None:
+    """What a slot is has to be what the greeting says. ValueError if it is not."""
+    passport = handle.passport
+    image = passport.image if isinstance(passport, Passport) else None
+    if format.texels is None:
+        if image is not None:
+            raise ValueError("slots that are images, for frames that are none")
+        return
+    if image is None:
+        raise ValueError(f"slots without images, for {format}")
+    wanted = format.image(handle.handle_type.bit)
+    if image != wanted:
+        told = "; ".join(differences(image, wanted)) or "in another layout, or for other handles"
+        raise ValueError(f"slots that are other images than {format}: {plain(told)}")
 
 
 def _device_of(passport: object) -> Device:
@@ -165,10 +201,18 @@ class Line:
     a frame that is held, or a tensor or work of a device that keeps one.
     """
 
-    def __init__(self, seat: TakenSeat, board: Board, slots: Slots, process_id: int) -> None:
+    def __init__(
+        self,
+        seat: TakenSeat,
+        board: Board,
+        slots: Slots,
+        process_id: int,
+        pictures: GivenPictures | None,
+    ) -> None:
         self.seat = seat
         self.board = board
         self.slots = slots
+        self.pictures = pictures  # the slots' images, if they are such
         self.shape = slots.format.shape
         self.dtype = slots.format.dtype
         self.process_id = process_id
@@ -211,6 +255,8 @@ class Line:
             if slot is None:
                 return
             lease, frame._lease = frame._lease, None
+            if self.pictures is not None:
+                after = [*after, *self.pictures.let_go(slot)]
         if lease is None and not after:
             self.seat.give_back(slot, soon)
             self.leave()

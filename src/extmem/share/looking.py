@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
-from extmem.errors import StreamEnded
+from extmem.errors import StreamEnded, Unsupported
 from extmem.share.joining import reach
 from extmem.share.ring import Tally
 from extmem.share.slots import Fields, decode_fields, listener_name
@@ -125,14 +125,26 @@ class Onlooker:
         """What `read` makes of the newest frame, which frame that was, and whether it is whole; it
         is not where frames come faster than they are read.
 
-        read: copies what it needs of an array (of bfloat16 the bits) and keeps no view
+        read: copies what it needs of an array (of bfloat16 the bits) and keeps no view. It is for
+            streams of arrays; of images `sample_image` has the same
         """
+        return self._sampled(lambda slot: read(self._array(slot)))
+
+    def sample_image(
+        self, read: Callable[[list[np.ndarray[Any, Any]]], T]
+    ) -> tuple[T, Seen, bool] | tuple[None, None, bool]:
+        """`sample` of a stream of images. read: of the arrays of all planes. Unsupported if they
+        were not made to be copied.
+        """
+        return self._sampled(lambda slot: read(self._planes(slot)))
+
+    def _sampled(self, look: Callable[[int], T]) -> tuple[T, Seen, bool] | tuple[None, None, bool]:
         found: tuple[T, Seen, bool] | tuple[None, None, bool] = (None, None, False)
         for _ in range(_TRIES):
             seen = self.newest(written=True)
             if seen is None:
                 break
-            got = read(self._array(seen.slot))
+            got = look(seen.slot)
             found = got, seen, self._there(seen)
             if found[2]:
                 break
@@ -154,6 +166,24 @@ class Onlooker:
         device.copy(source, buffer, size=format.size)
         memory.invalidate()
         return memory.numpy(format.dtype, format.shape)
+
+    def _planes(self, slot: int) -> list[np.ndarray[Any, Any]]:
+        """A slot's image, plane by plane: where the processor sees it, else copies."""
+        slots, pictures = self._line.slots, self._line.pictures
+        if pictures is None:
+            raise Unsupported("the frames of this stream are no images")
+        image = pictures.images[slot]
+        planes = range(len(image.format.planes))
+        # Nobody promised that the slot stays as it is meanwhile: whether it did is seen afterwards.
+        try:
+            if pictures.linear and slots.host_visible:
+                pictures.look(slot)
+                slots.invalidate(slot)
+                return [pictures.array(slot, each) for each in planes]
+            pictures.acquire(slot)
+            return [image.device.readback(image, plane=each) for each in planes]
+        finally:
+            pictures.let_go(slot)
 
     def _there(self, seen: Seen) -> bool:
         return self._line.board.sequence(seen.slot) == seen.sequence

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from extmem.errors import DriverError, TensorError, Unsupported, ViewsAlive, plain
+from extmem.handles.remembering import can_be_cudas
 from extmem.interop import placing
 from extmem.memory import Memory
 from extmem.resources import Buffer
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
 
     from extmem.device import Device
     from extmem.interop.cuda.views import CudaArray, Order
+    from extmem.share.pictures import Pictures
     from extmem.sync import Semaphore
 
 __all__ = [
     "MOST_SUBSCRIBERS",
+    "NO_IMAGES",
     "POLICIES",
     "Fields",
     "Greeting",
@@ -39,9 +42,13 @@ __all__ = [
     "listener_name",
 ]
 
-VERSION = 2
+VERSION = 3
 MOST_SUBSCRIBERS = 64
 POLICIES = ("latest", "all")
+NO_IMAGES = (
+    "the frames of this stream are no images: frame.buffer is what devices have of them, and "
+    "publish(format=) makes images"
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}\Z")
 
 Fields = dict[str, Any]
@@ -87,11 +94,12 @@ class Greeting(Struct, frozen=True, forbid_unknown_fields=True, array_like=True)
     seat: Annotated[bytes, Meta(min_length=16, max_length=16)] = bytes(16)  # Windows: its identity
     record: formats.Fields = ()  # of a dtype that is a record
     timeline: bool = False  # whether one comes last, for frames that are not written yet
+    texels: formats.Texels | None = None  # of slots that are images; else they are plain memory
 
     @property
     def format(self) -> Format:
         """What each frame is. TypeError or ValueError if that can be none."""
-        return formats.read(self.shape, self.dtype, self.record)
+        return formats.read(self.shape, self.dtype, self.record, self.texels)
 
     def encode(self) -> bytes:
         """As bytes."""
@@ -173,9 +181,11 @@ def decode_fields(data: bytes) -> Fields:
 
 class Slots:
     """The memories, each with one array that every frame in it is looked at through, if the
-    processor sees it, and one buffer for the device; and the timeline of frames that are promised.
+    processor sees it, and one buffer or image for the device; and the timeline of frames that are
+    promised.
 
     device: what to close with them, None for nothing
+    pictures: the images that are in the memories, if there are any
     """
 
     def __init__(
@@ -186,12 +196,14 @@ class Slots:
         writable: bool,
         device: Device | None,
         timeline: Semaphore | None = None,
+        pictures: Pictures | None = None,
     ) -> None:
         import numpy as np
 
         self.memories = memories
         self.format = format
         self.timeline = timeline
+        self.pictures = pictures
         self._writable = writable
         self._device = device
         self._where: str | None = None
@@ -199,7 +211,7 @@ class Slots:
         self._on_gpu: dict[int, CudaArray] = {}
         self._arrays: list[np.ndarray[Any, Any]] = []
         self.host_visible = all(each.host_visible for each in memories)
-        for memory in memories if self.host_visible else ():
+        for memory in memories if self.host_visible and pictures is None else ():
             view = memory.view()
             # Of a buffer that may be written, NumPy lets anybody make the array writable again. And
             # of the makers of arrays it is this one that does not look behind a memoryview.
@@ -211,8 +223,12 @@ class Slots:
             "host_coherent" in each.memory_type.flags for each in memories
         )
 
-    def array(self, slot: int) -> np.ndarray[Any, Any]:
+    def array(self, slot: int, plane: int = 0) -> np.ndarray[Any, Any]:
         """The bytes of a slot, as what a frame is; of bfloat16 the bits, as uint16."""
+        if self.pictures is not None:
+            return self.pictures.array(slot, plane)
+        if plane:
+            raise IndexError(f"plane {plane}; the frames of this stream are no images (format=)")
         if not self.host_visible:
             raise Unsupported(
                 "the frames of this stream are in memory that the processor does not see: copy "
@@ -221,9 +237,9 @@ class Slots:
             )
         return self._arrays[slot].view()
 
-    def numpy(self, slot: int) -> np.ndarray[Any, Any]:
+    def numpy(self, slot: int, plane: int = 0) -> np.ndarray[Any, Any]:
         """The same for people, who want no bits."""
-        found = self.array(slot)
+        found = self.array(slot, plane)
         if not self.format.bfloat16:
             return found
         try:
@@ -243,23 +259,41 @@ class Slots:
                 "frames of records are no tensors: look at them with frame.numpy(), and take a "
                 "field of that, np.ascontiguousarray(frame.numpy()['x'])"
             )
+        if self.pictures is not None:
+            self.pictures.require_tensors()
         if self._where is None:
             self._where = placing.place(self.memories[0])
         return self._where
+
+    @property
+    def may_be_cudas(self) -> bool:
+        """Whether a stream of CUDA's may have to do with the frames. Of images that is so also
+        where there are no tensors of them, but mipmapped arrays.
+        """
+        if self.pictures is not None:
+            return can_be_cudas(self.memories[0].device.physical)
+        return self.where == "cuda"
 
     def on_gpu(self, slot: int, order: Order) -> CudaArray:
         """A frame on CUDA's GPU."""
         found = self._on_gpu.get(slot)
         if found is None:
+            shape, dtype = self.format.shape, self.format.name
+            offset, strides = 0, None
+            if self.pictures is not None:
+                shape, kind, offset, strides = self.pictures.images[slot]._lies()
+                dtype = str(kind)
             found = self._on_gpu[slot] = (
                 self.memories[slot]
                 .cuda()
-                .array(self.format.shape, self.format.name, read_only=not self._writable)
+                .array(shape, dtype, offset=offset, strides=strides, read_only=not self._writable)
             )
         return found.ordered(order)
 
     def buffer(self, slot: int) -> Buffer:
         """The slot for work of the device; made when it is first asked for, and kept."""
+        if self.pictures is not None:
+            raise Unsupported("the slots of this stream are images, and no buffers: frame.image")
         found = self._buffers.get(slot)
         if found is None:
             memory = self.memories[slot]
@@ -285,9 +319,29 @@ class Slots:
         self._buffers.clear()
         if self.timeline is not None:
             self.timeline.close()
+        device = self.memories[0].device
+        if self.pictures is not None:
+            self.pictures.forget()
+            if not device.closed and device._work.collect():
+                self._close_late(device, self.pictures)
+                return
+            self.pictures.close()
         for memory in self.memories:
             self._free(memory)
         self._close_device()
+
+    def _close_late(self, device: Device, pictures: Pictures) -> None:
+        """The queue has work, and that may be with the images: they go when it is done."""
+
+        def free() -> None:
+            pictures.close()
+            for memory in self.memories:
+                self._free(memory)
+
+        device._work.afterwards(free)
+        if self._device is not None:  # ours: it waits for its work, TimeoutError if that has no end
+            device, self._device = self._device, None
+            device.close()
 
     def _free(self, memory: Memory) -> None:
         if memory.closed or memory.device.closed:

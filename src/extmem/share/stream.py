@@ -33,8 +33,10 @@ from extmem.opening import open_device
 from extmem.share import slots as parts
 from extmem.share.channel import Channel, Listener, connect
 from extmem.share.drafts import Draft
-from extmem.share.formats import Format, format_of, told
-from extmem.share.promises import Promises, timeline_of
+from extmem.share.formats import Format, frames_of, told
+from extmem.share.making import make_slots
+from extmem.share.pictures import WrittenPictures
+from extmem.share.promises import Promises
 from extmem.share.ring import (
     JOINED,
     MOST_SLOTS,
@@ -74,11 +76,14 @@ def publish(
     name: str,
     *,
     shape: int | Sequence[int],
-    dtype: Any,
+    dtype: Any = None,
+    format: str | int | None = None,
+    tiling: str = "optimal",
+    usage: str | int | Sequence[str] | None = None,
     policy: str = "latest",
     slots: int = 4,
     device: Device | None = None,
-    memory: str | int = "host_visible",
+    memory: str | int | None = None,
     subscribers: int = MOST_SUBSCRIBERS,
     timeout: float | None = None,
     users: Collection[int | str] = (),
@@ -88,14 +93,19 @@ def publish(
     name: 1 to 32 letters, digits, dots, dashes and underscores
     shape, dtype: what each frame is; a dtype of plain numbers, "bfloat16", or a record of named
         plain numbers (which is NumPy's alone, and no tensor)
+    format: instead of a dtype, for frames that are images: "rgba8", "nv12", ..., or a VkFormat.
+        The shape is (width,), (height, width) or (depth, height, width) then
+    tiling, usage: of images, as for `Device.image`: "optimal", or "linear" for `numpy`; and what
+        they are used for, by default to be copied. Both sides have the same
     policy: "latest": the publisher waits for nobody, and subscribers see the newest frame; "all":
         each subscriber sees every frame in order, unless it asks for the latest only, and the
         publisher waits for the slowest
     slots: how many frames there is room for, 2 to 29; one is being written, the newest is kept, and
         subscribers hold the others. More than that is StreamFull with "latest"
     device: where the slots are allocated; None opens one
-    memory: "host_visible", or "device_local" for slots that the device alone writes and reads
-        (`Draft.buffer`, `Frame.buffer`), or the index of a memory type
+    memory: "host_visible", which is the default, or "device_local" for slots that the device alone
+        writes and reads (`Draft.buffer`, `Frame.buffer`), or the index of a memory type. The
+        default of images is that of `Device.image`
     subscribers: how many there may be at once, 64 at most
     timeout: seconds that `frame` waits for a slot with policy="all", None for ever. With "latest"
         it waits for nobody but its own device, where that still writes what was promised (5 s)
@@ -112,6 +122,19 @@ def publish(
     ...         seen = next(frames)
     ...         float(seen.numpy().sum()), seen.sequence, seen.fields
     (42.0, 1, {'exposure': 0.5})
+
+    Frames that are images, which a device writes and reads:
+
+    >>> import numpy
+    >>> with extmem.open_device(driver="embedded") as gpu:
+    ...     with extmem.publish("doctest", shape=(2, 3), format="rgba8", device=gpu) as stream:
+    ...         frames = extmem.subscribe("doctest", timeout=5, device=gpu)
+    ...         with stream.frame() as frame:
+    ...             gpu.upload(frame.image, numpy.full((2, 3, 4), 7, "uint8"))
+    ...         seen = gpu.readback(next(frames).image)
+    ...         frames.close()
+    >>> seen.shape, int(seen.sum())
+    ((2, 3, 4), 168)
     """
     parts.check_name(name)
     parts.check_policy(policy)
@@ -122,7 +145,7 @@ def publish(
     ):
         if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
             raise ValueError(f"{what} is {number!r}; expected a number from {least} to {most}")
-    format = format_of(shape, dtype)
+    kind = frames_of(shape, dtype, format, tiling, usage)
     if users and sys.platform == "win32":
         raise Unsupported(
             "users= is of Linux: Windows' handles are given to processes of one user alone"
@@ -133,17 +156,9 @@ def publish(
         opened = None
         if device is None:
             device = opened = made.enter_context(open_device())
-        handle_type = "opaque_win32" if sys.platform == "win32" else "opaque_fd"
-        memories = [
-            made.enter_context(device.allocate(format.size, export=handle_type, memory=memory))
-            for _ in range(slots)
-        ]
-        timeline = timeline_of(device, handle_type)
-        if timeline is not None:
-            made.enter_context(timeline)
-        kept = Slots(memories, format, writable=True, device=opened, timeline=timeline)
+        kept = make_slots(device, kind, memory, slots, opened)
         made.callback(kept.close)
-        stream = Stream(name, policy, format, subscribers, timeout, door, kept)
+        stream = Stream(name, policy, kind, subscribers, timeout, door, kept)
         made.pop_all()
     return stream
 
@@ -168,14 +183,20 @@ class Stream:
         self.name = name
         self.policy = policy
         self.shape = format.shape
-        self.dtype = format.dtype
+        self.dtype = format.dtype  # of images: of their first plane
         self.bfloat16 = format.bfloat16  # whether the dtype's uint16 are its bits
+        texels = format.texels
+        self.format = None if texels is None else texels.format  # of images: "rgba8"
         self.timeout = timeout  # seconds that a frame's slot is waited for with policy="all"
         self.sequence = 0  # of the newest frame; the first one is 1
         self._most = subscribers
         self._door = door
         self._slots = slots
-        self._promises = Promises(slots.timeline)
+        self._pictures = slots.pictures if isinstance(slots.pictures, WrittenPictures) else None
+        if self._pictures is None:
+            self._promises = Promises(slots.timeline)
+        else:
+            self._promises = Promises(self._pictures.written, slots.timeline)
         self._process = os.getpid()
         self._made = caller()
         self._ending = threading.RLock()  # who closes it
@@ -377,12 +398,16 @@ class Stream:
         try:
             data = parts.encode_fields(fields)
             self._slots.flush(slot)
+            if self._pictures is not None:
+                if self._closed:
+                    raise ClosedError(self._closed_meanwhile())
+                self._pictures.hand_over(slot, self._promises)
         except BaseException:
             self._drop(slot)
             raise
         with self._guard:
             if self._closed:
-                raise ClosedError(f"the stream {self.name!r} was closed before the frame was left")
+                raise ClosedError(self._closed_meanwhile())
             self.sequence += 1
             self._newest = offer = Offer(slot, self.sequence)
             ready = self._promises.of(slot)
@@ -391,8 +416,13 @@ class Stream:
                 seat.offer(offer)
             self._writing &= ~(1 << slot)
 
+    def _closed_meanwhile(self) -> str:
+        return f"the stream {self.name!r} was closed before the frame was left"
+
     def _drop(self, slot: int) -> None:
         """What was being written is not published."""
+        if self._pictures is not None:
+            self._pictures.drop(slot)
         with self._guard:
             self._writing &= ~(1 << slot)
 
@@ -442,6 +472,7 @@ class Stream:
                 identity,
                 record,
                 timeline is not None,
+                self._slots.format.texels,
             )
             with self._guard:  # before it is told of: it may be taken at once
                 if self._closed:

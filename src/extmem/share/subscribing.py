@@ -105,8 +105,10 @@ class Subscription:
         self._line = line = reach(name, policy, device, patience, user)
         self._format = line.slots.format
         self.shape = line.shape
-        self.dtype = line.dtype
+        self.dtype = line.dtype  # of images: of their first plane
         self.bfloat16 = self._format.bfloat16  # whether the dtype's uint16 are its bits
+        texels = self._format.texels
+        self.format = None if texels is None else texels.format  # of images: "rgba8"
 
     # -- state ----------------------------------------------------------------------------------
 
