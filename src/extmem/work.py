@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from extmem import vk, waiting
 from extmem.awaiting import Waiter
-from extmem.errors import ClosedError, DriverError
+from extmem.errors import ClosedError, DriverError, RuleViolation
 from extmem.lives import Life
 from extmem.reading import FenceStatus
 
@@ -32,7 +32,54 @@ Moments = Iterable["Semaphore | tuple[Semaphore, int]"]
 _Pairs = list[tuple[Any, Any]]  # a semaphore, and a value; None of a binary one
 
 _EVERYTHING = int(vk.VK_PIPELINE_STAGE_ALL_COMMANDS_BIT)
+_MOST_KITS = 16  # that are kept for what is submitted later
 _PATIENCE = 5.0  # seconds that a device which is closed gives to what runs on it
+
+
+class Kit:
+    """What one submission takes and the next one takes again: a fence, and a command buffer once
+    there are commands.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self.fence = vk.vkCreateFence(device.handle, vk.VkFenceCreateInfo())
+        self._pool: vk.VkCommandPool | None = None
+        self._commands: vk.VkCommandBuffer | None = None
+        self.whole = False  # it went all the way to the queue, so that the next one may have it
+
+    def recorded(self, record: Recorder) -> vk.VkCommandBuffer:
+        """Commands, to be submitted once."""
+        commands = self._commands
+        if commands is None:
+            commands = self._commands = self._made()
+        once = vk.VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT
+        vk.vkBeginCommandBuffer(commands, vk.VkCommandBufferBeginInfo(flags=once))
+        record(commands)
+        vk.vkEndCommandBuffer(commands)
+        return commands
+
+    def _made(self) -> vk.VkCommandBuffer:
+        device = self._device.handle
+        if self._pool is None:
+            self._pool = vk.vkCreateCommandPool(
+                device,
+                vk.VkCommandPoolCreateInfo(
+                    flags=vk.VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT,
+                    queueFamilyIndex=self._device.queue_family,
+                ),
+            )
+        (commands,) = vk.vkAllocateCommandBuffers(
+            device, vk.VkCommandBufferAllocateInfo(commandPool=self._pool, commandBufferCount=1)
+        )
+        return commands
+
+    def close(self) -> None:
+        """Once nothing of it runs."""
+        device = self._device.handle
+        vk.vkDestroyFence(device, self.fence)
+        if self._pool is not None:
+            vk.vkDestroyCommandPool(device, self._pool)
 
 
 @dataclass(slots=True)
@@ -40,7 +87,7 @@ class Submission:
     """What is in the queue, and what it needs until it has ended."""
 
     fence: vk.VkFence  # of its own
-    life: Life  # the fence's: a thread may wait on it while another one finds that it has ended
+    life: Life  # the kit's: a thread may wait on the fence while another one sees that it has ended
     status: FenceStatus
     kept: ExitStack
 
@@ -52,6 +99,7 @@ class Work:
         self._device = device
         self._queue = threading.RLock()  # a VkQueue is for one thread at a time
         self._pending: list[Submission] = []
+        self._kits: list[Kit] | None = []  # that nobody has; None: closed
         self._spin = waiting.Spin()
         self.lives: set[Life] = set()  # of semaphores and fences that are not destroyed yet
         self.waiter = Waiter(device)
@@ -101,15 +149,16 @@ class Work:
             if fence is not None:
                 undo.enter_context(fence.life)
             info = _described(waits, signals)
-            if record is not None:
-                info.pCommandBuffers = [self._recorded(record, undo)]
-            own = vk.vkCreateFence(device, vk.VkFenceCreateInfo())
-            life = Life("this fence", lambda: vk.vkDestroyFence(device, own))
+            kit = self._kit()
+            own, life = kit.fence, Life("this fence", lambda: self._keep(kit))
             undo.callback(life.close)
+            if record is not None:
+                info.pCommandBuffers = [kit.recorded(record)]
             status = FenceStatus(device, own)
             with self._queue:
                 first = own if fence is None else fence.handle
                 vk.vkQueueSubmit(self._device.queue, 1, [info], first)
+                kit.whole = True
                 submission = Submission(own, life, status, undo.pop_all())
                 self._pending.append(submission)
                 if fence is not None:
@@ -117,20 +166,22 @@ class Work:
                     vk.vkQueueSubmit(self._device.queue, 0, None, own)
             return submission
 
-    def _recorded(self, record: Recorder, undo: ExitStack) -> vk.VkCommandBuffer:
-        device = self._device.handle
-        pool = vk.vkCreateCommandPool(
-            device, vk.VkCommandPoolCreateInfo(queueFamilyIndex=self._device.queue_family)
-        )
-        undo.callback(vk.vkDestroyCommandPool, device, pool)
-        (commands,) = vk.vkAllocateCommandBuffers(
-            device, vk.VkCommandBufferAllocateInfo(commandPool=pool, commandBufferCount=1)
-        )
-        once = vk.VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT
-        vk.vkBeginCommandBuffer(commands, vk.VkCommandBufferBeginInfo(flags=once))
-        record(commands)
-        vk.vkEndCommandBuffer(commands)
-        return commands
+    def _kit(self) -> Kit:
+        with self._queue:
+            if self._kits:
+                return self._kits.pop()
+        return Kit(self._device)
+
+    def _keep(self, kit: Kit) -> None:
+        """Nothing of it runs, and nobody waits for it."""
+        with self._queue:
+            if kit.whole and self._kits is not None and len(self._kits) < _MOST_KITS:
+                kit.whole = False
+                with contextlib.suppress(DriverError, RuleViolation):  # if the device is lost
+                    vk.vkResetFences(self._device.handle, 1, [kit.fence])
+                    self._kits.append(kit)
+                    return
+        kit.close()
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -179,6 +230,10 @@ class Work:
                         f"{'s have' if count != 1 else ' has'} not ended after {_PATIENCE:g} s; "
                         "signal what they wait for, then close it"
                     )
+        with self._queue:
+            kits, self._kits = self._kits or [], None
+        for kit in kits:
+            kit.close()
         self.waiter.close()
 
     def destroyed(self) -> None:
@@ -195,6 +250,7 @@ class Work:
         for submission in self._pending:
             submission.kept.pop_all()
         self._pending.clear()
+        self._kits = None
         self.lives.clear()
         self.waiter.give_up()
 
