@@ -237,9 +237,9 @@ class Line:
             self._uses += 1
         offer = None
         try:
-            if self.leases.any:
-                self.leases.settle()
             offer = self.seat.take(len(self.slots.memories))
+            if offer is None and self.leases.any:  # there is time for that now
+                self.leases.settle()
         finally:
             if offer is None:
                 self.leave()
