@@ -41,7 +41,7 @@ SECTIONS = {
     "writers": (tensors_users.writers, 30),
     "streams": (tensors_times.streams, 50),
     "peers": (tensors_times.peers, 50),
-    "queues": (tensors_times.queues, 40),
+    "queues": (tensors_times.queues, 60),
     "frames": (tensors_right.frames, 100),
 }
 RIGHT, WRONG, NO_GPU = 0, 1, 2
