@@ -294,6 +294,28 @@ def test_a_stream_ends_when_its_promises_are_kept(
     assert [frame.numpy().tolist() for frame in frames] == [[1] * 4]
 
 
+@pytest.mark.parametrize("pending", [False, True])
+def test_a_stream_that_ends_without_its_promise_keeps_nobody(
+    publish: Publish, subscribe: Subscribe, monkeypatch: pytest.MonkeyPatch, pending: bool
+) -> None:
+    """Nothing was ever submitted for the second frame. The first one is there all the same."""
+    monkeypatch.setattr(stream, "_TO_KEEP", SOON)
+    source = publish(policy="all")
+    frames = subscribe(policy="all", timeout=PATIENCE, pending=pending)
+    with source.frame() as frame:
+        frame.numpy()[...] = 1
+        gpu = frame.memory.device
+        gpu.submit(signal=frame.promise())
+    with source.frame() as frame:
+        frame.promise()
+    source.close()
+    assert next(frames).numpy().tolist() == [1] * 4
+    if pending:
+        with pytest.raises(StreamEnded, match="ended the stream without keeping its promise"):
+            next(frames).wait(PATIENCE)
+    assert list(frames) == []
+
+
 def test_asyncio_waits_for_the_device(
     publish: Publish, subscribe: Subscribe, gate: extmem.Semaphore
 ) -> None:

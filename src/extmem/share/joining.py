@@ -29,6 +29,7 @@ from extmem.share.frames import Frame
 from extmem.share.leases import Lease, Leases, Moment, Returns
 from extmem.share.passport import Passport
 from extmem.share.pictures import GivenPictures
+from extmem.share.promises import ABANDONED
 from extmem.share.ring import OVER, Board, TakenSeat, opened_pages
 from extmem.share.slots import Greeting, Slots, listener_name
 
@@ -42,9 +43,6 @@ __all__ = ["AGAIN", "Frame", "Line", "reach"]
 
 AGAIN = 0.02  # seconds between two attempts to reach a publisher that goes or comes just now
 _TO_ANSWER = 5.0  # seconds that a publisher gets to answer, once it is there
-# How far a timeline goes on when its publisher has died. No stream promises so many frames while
-# one is held, and Vulkan lets each timeline go so far at once (2**31 - 1).
-_ABANDONED = 1 << 30
 
 
 def reach(
@@ -298,10 +296,10 @@ class Line:
         if value < until:
             return False
         # Also if it was written: a subscriber has moved the timeline on, and this one cannot know.
-        if value - until >= _ABANDONED:
+        if value - until >= ABANDONED:
             raise StreamEnded(
-                f"process {self.process_id} has died, and nobody knows whether its device had "
-                "written this frame"
+                f"process {self.process_id} has died, or ended the stream without keeping its "
+                "promise, and nobody knows whether its device had written this frame"
             )
         return True
 
@@ -317,9 +315,9 @@ class Line:
         # A device that is lost waits for nothing; and another subscriber may say it just now.
         with contextlib.suppress(ExtmemError, ValueError):
             value = timeline.value
-            if newest and value < newest + _ABANDONED:
+            if newest and value < newest + ABANDONED:
                 self._last_reached = max(value, self._last_reached)
-                timeline.signal(newest + _ABANDONED)
+                timeline.signal(newest + ABANDONED)
 
     def look_after(self) -> None:
         """From now on a device may wait for the publisher: see that it does not for ever."""

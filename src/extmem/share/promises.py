@@ -16,14 +16,18 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from extmem.errors import Unsupported
+from extmem.errors import ExtmemError, Unsupported
 
 if TYPE_CHECKING:
     from extmem.device import Device
     from extmem.share.leases import Moment
     from extmem.sync import Semaphore
 
-__all__ = ["Promises", "timeline_of"]
+__all__ = ["ABANDONED", "Promises", "timeline_of"]
+
+# How far a timeline goes on when nobody keeps its promises any more. No stream promises so many
+# frames while one is held, and Vulkan lets each timeline go so far at once (2**31 - 1).
+ABANDONED = 1 << 30
 
 
 def timeline_of(device: Device, handle_type: str) -> Semaphore | None:
@@ -114,3 +118,18 @@ class Promises:
                     return False
                 return True
         return True
+
+    def give_up(self) -> None:
+        """The stream ends. What was promised and never given to the device is kept by nobody: who
+        waits for it goes on, and sees that by the value. What was given to it is still to come, and
+        no value may be ahead of that.
+
+        Images have been given to the queue, so that their readers wait until the device is closed.
+        """
+        timeline = self.timeline
+        if timeline is None or self._released is not None:
+            return
+        # Only the rules know whether a queue is still to signal it.
+        if timeline.device.checks == "full":
+            with contextlib.suppress(ExtmemError):
+                timeline.signal(self._last + ABANDONED)

@@ -85,6 +85,7 @@ _COUNT = struct.Struct("<Q")  # of the readers that follow
 _MOST_READERS = (_ENTRY - _COUNT.size) // _READER.size
 # The frame's number and time, how many bytes of fields follow, and what its timeline has to reach.
 _HEAD = struct.Struct("<QQQQ")
+_READY = 3  # which of these says what the timeline reaches
 LARGEST_FIELDS = _ENTRY - _HEAD.size  # bytes, encoded
 
 # Seconds. A subscriber has the lock of its seat for microseconds, and one that lost its processor
@@ -180,6 +181,10 @@ class Board:
     def clear(self, slot: int) -> None:
         """The slot is about to be written: it has no frame."""
         self._words[slot * _ENTRY // 8] = 0
+
+    def written(self, slot: int) -> None:
+        """The frame in the slot is written, whatever was said before."""
+        self._words[slot * _ENTRY // 8 + _READY] = 0
 
     def sequence(self, slot: int) -> int:
         """The number of the frame in the slot, 0 while there is none."""

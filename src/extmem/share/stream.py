@@ -529,6 +529,11 @@ class Stream:
         until = time.monotonic() + _TO_KEEP  # a slot is not freed while the device writes it
         while self._promises.running() and time.monotonic() < until:
             self._promises.wait(_LOOK)
+        if left := self._promises.running():
+            for slot in range(len(self._slots.memories)):
+                if not left >> slot & 1:
+                    self.board.written(slot)
+            self._promises.give_up()
         self._slots.close()
 
     def __enter__(self) -> Self:
