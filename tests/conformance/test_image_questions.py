@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +11,17 @@ import pytest
 
 import extmem
 from extmem import DriverError, vk
-from extmem.drivers.bridge.questions import about_images
 from extmem.drivers.chains import followers
 from extmem.drivers.driver import Command
 from extmem.drivers.open import open_driver
 from extmem.vk import _prototypes as p
 from tests.support import second
 from tests.support.second import Channel
+
+if sys.platform != "win32":
+    from extmem.drivers.bridge.questions import about_images
+
+on_linux = pytest.mark.skipif(sys.platform == "win32", reason="hardware: the bridge is for Linux")
 
 _FD = int(vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD_BIT)
 _NT = int(vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_WIN32_BIT)
@@ -148,6 +153,7 @@ def strict_driver(seen: list[tuple[int | None, bool]]) -> Command:
     return ask
 
 
+@on_linux
 @pytest.mark.parametrize("others", ["none", "before", "behind"])
 @pytest.mark.parametrize(
     ("handle_type", "asked", "result"),
@@ -195,6 +201,7 @@ def test_the_driver_below_gets_both_or_neither(
         assert (said.externalMemoryFeatures, said.compatibleHandleTypes) == (_UNWRITTEN, 0)
 
 
+@on_linux
 def test_types_that_nobody_carries_are_not_asked_about() -> None:
     seen: list[tuple[int | None, bool]] = []
     question = vk.VkPhysicalDeviceImageFormatInfo2(

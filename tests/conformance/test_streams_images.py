@@ -25,6 +25,7 @@ from tests.support import second
 from tests.support.leaks import held, left_over
 from tests.support.pictures import parts, pixels, same
 from tests.support.strict import driver_cannot
+from tests.support.tensors import NUMPY_HAS_VERSIONS
 
 PATIENCE = 60.0
 SOON = 0.1  # seconds in which nothing happens
@@ -469,6 +470,7 @@ def test_linear_images_are_arrays(publish: Publish, subscribe: Subscribe) -> Non
         np.from_dlpack(frame)
 
 
+@pytest.mark.skipif(not NUMPY_HAS_VERSIONS, reason="hardware: NumPy 2.1")
 def test_linear_images_of_one_plane_are_tensors(publish: Publish, subscribe: Subscribe) -> None:
     source = publish(format="r32f", tiling="linear")
     frames = subscribe()

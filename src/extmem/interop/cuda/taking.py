@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from extmem.errors import Unsupported
@@ -62,38 +61,53 @@ def named(kinds: str, number: int) -> Any:
     return getattr(bindings(), kinds)(number)
 
 
-@contextmanager
-def lent(handle: Handle, fill: Callable[[Any], None]) -> Iterator[None]:
+class lent:
     """A duplicate of a handle, for CUDA to import in the `with`. The caller's stays as it is.
 
     fill: puts the number, a descriptor or a Windows handle, into CUDA's structure
 
     CUDA keeps a descriptor if the import succeeds, and leaves it if not. It never keeps a handle.
     """
-    source = handle.handle_type
-    if source.kind == "fd" or (sys.platform != "win32" and source.kind == "nt"):
-        # The directory gives the driver's descriptor, which it keeps behind the handle.
-        copy = (
-            posix.duplicate(handle.value)
-            if source.kind == "fd"
-            else directory().descriptor(handle.value)
-        )
-        was = posix.identity(copy)
-        try:
-            fill(copy)
-            yield
-        except BaseException:
-            posix.close_if_same(copy, was)
-            raise
-    elif source.kind == "nt":
-        with handle.duplicate() as again:
-            fill(again.value)
-            yield
-    elif source.kind == "kmt" and sys.platform == "win32":
-        fill(handle.value)
-        yield
-    else:
-        raise Unsupported(
-            f"a {source.name} handle cannot be given to CUDA here: export 'opaque_fd' on Linux, "
-            "'opaque_win32' on Windows"
-        )
+
+    # No generator, as little as can be: imports are timed against the bare call.
+    __slots__ = ("_again", "_descriptor", "_fill", "_handle", "_was")
+
+    def __init__(self, handle: Handle, fill: Callable[[Any], None]) -> None:
+        self._handle = handle
+        self._fill = fill
+        self._descriptor = -1
+        self._was: Any = None  # which file that is
+        self._again: Handle | None = None
+
+    def __enter__(self) -> None:
+        handle = self._handle
+        source = handle.handle_type
+        if source.kind == "fd" or (sys.platform != "win32" and source.kind == "nt"):
+            # The directory gives the driver's descriptor, which it keeps behind the handle.
+            copy = self._descriptor = (
+                posix.duplicate(handle.value)
+                if source.kind == "fd"
+                else directory().descriptor(handle.value)
+            )
+            self._was = posix.identity(copy)
+            try:
+                self._fill(copy)
+            except BaseException:
+                posix.close(copy)
+                raise
+        elif source.kind == "nt":
+            self._again = handle.duplicate()
+            self._fill(self._again.value)
+        elif source.kind == "kmt" and sys.platform == "win32":
+            self._fill(handle.value)
+        else:
+            raise Unsupported(
+                f"a {source.name} handle cannot be given to CUDA here: export 'opaque_fd' on "
+                "Linux, 'opaque_win32' on Windows"
+            )
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._again is not None:
+            self._again.close()
+        elif kind is not None and self._descriptor >= 0:
+            posix.close_if_same(self._descriptor, self._was)
