@@ -30,8 +30,8 @@ from tests.support import second
 from tests.support.clock import lasted
 from tests.support.leaks import held, left_over
 from tests.support.second import Channel
+from tests.support.streams import PATIENCE, Publish, fresh_name, publisher_of
 
-PATIENCE = 60.0
 LONG = bool(os.environ.get("EXTMEM_TEST_LONG"))
 FRAME = 4096  # numbers in a frame of most tests
 
@@ -44,12 +44,8 @@ def _embedded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def name() -> Iterator[str]:
-    chosen = f"test-{secrets.token_hex(6)}"
-    yield chosen
-    if sys.platform != "win32":  # a publisher that was killed leaves its socket's file
-        from extmem.handles.directory.folder import where
-
-        (where() / f"channel-{slots.listener_name(chosen)}.sock").unlink(missing_ok=True)
+    with fresh_name() as chosen:
+        yield chosen
 
 
 @pytest.fixture
@@ -58,18 +54,10 @@ def gpu(used_before: None) -> Iterator[extmem.Device]:
         yield opened
 
 
-Publish = Callable[..., stream.Stream]
-
-
 @pytest.fixture
 def publish(gpu: extmem.Device, name: str) -> Iterator[Publish]:
     """Publish small frames under the test's name."""
-    with ExitStack() as made:
-
-        def begin(**options: Any) -> stream.Stream:
-            options = {"shape": 4, "dtype": "int64", "device": gpu, **options}
-            return made.enter_context(extmem.publish(name, **options))
-
+    with publisher_of(gpu, name, shape=4, dtype="int64") as begin:
         yield begin
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -16,15 +14,19 @@ import pytest
 
 import extmem
 from extmem import StreamEnded, StreamFull, TensorError, Unsupported
-from extmem.share import making, ring, slots, stream, subscribing
+from extmem.share import making, ring, stream
 from tests.support import second
+from tests.support.streams import (
+    PATIENCE,
+    Publish,
+    Subscribe,
+    fresh_name,
+    publisher_of,
+    subscriber_of,
+)
 from tests.support.tensors import NUMPY_HAS_VERSIONS, Asking, Taken
 
-PATIENCE = 20.0
 SOON = 0.1  # seconds in which nothing happens
-
-Publish = Callable[..., stream.Stream]
-Subscribe = Callable[..., subscribing.Subscription]
 
 
 @pytest.fixture(autouse=True)
@@ -34,12 +36,8 @@ def _embedded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def name() -> Iterator[str]:
-    chosen = f"test-{secrets.token_hex(6)}"
-    yield chosen
-    if sys.platform != "win32":  # a publisher that was killed leaves its socket's file
-        from extmem.handles.directory.folder import where
-
-        (where() / f"channel-{slots.listener_name(chosen)}.sock").unlink(missing_ok=True)
+    with fresh_name() as chosen:
+        yield chosen
 
 
 @pytest.fixture
@@ -56,25 +54,13 @@ def gate(gpu: extmem.Device) -> extmem.Semaphore:
 
 @pytest.fixture
 def publish(gpu: extmem.Device, name: str) -> Iterator[Publish]:
-    with ExitStack() as made:
-
-        def begin(**options: Any) -> stream.Stream:
-            options = {"shape": 4, "dtype": "int64", "device": gpu, **options}
-            return made.enter_context(extmem.publish(name, **options))
-
+    with publisher_of(gpu, name, shape=4, dtype="int64") as begin:
         yield begin
 
 
 @pytest.fixture
 def subscribe(name: str) -> Iterator[Subscribe]:
-    """On a device of its own: one queue does everything in order, whoever asks for it."""
-    with ExitStack() as made:
-        opened = made.enter_context(extmem.open_device(driver="embedded"))
-
-        def begin(**options: Any) -> subscribing.Subscription:
-            options = {"timeout": PATIENCE, "device": opened, **options}
-            return made.enter_context(extmem.subscribe(name, **options))
-
+    with subscriber_of(name) as begin:
         yield begin
 
 

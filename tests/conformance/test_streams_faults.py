@@ -7,7 +7,6 @@ import datetime
 import decimal
 import logging
 import os
-import secrets
 import sys
 import threading
 import time
@@ -22,8 +21,8 @@ import extmem
 from extmem import ClosedError, StreamEnded
 from extmem.share import channel, joining, leases, looking, slots, stream, subscribing
 from tests.support import second
+from tests.support.streams import PATIENCE, fresh_name
 
-PATIENCE = 60.0
 SOON = 0.1  # seconds in which nothing happens
 
 
@@ -34,12 +33,8 @@ def _embedded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def name(used_before: None) -> Iterator[str]:
-    chosen = f"test-{secrets.token_hex(6)}"
-    yield chosen
-    if sys.platform != "win32":  # a publisher that was killed leaves its socket's file
-        from extmem.handles.directory.folder import where
-
-        (where() / f"channel-{slots.listener_name(chosen)}.sock").unlink(missing_ok=True)
+    with fresh_name() as chosen:
+        yield chosen
 
 
 def put(source: stream.Stream) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -19,33 +18,33 @@ import extmem
 from extmem import ClosedError, Image, OwnershipError, StreamEnded, TensorError, Unsupported, vk
 from extmem.inspector.streams import taken
 from extmem.memory import Memory
-from extmem.share import formats, making, slots, stream, subscribing
+from extmem.share import formats, making, stream
 from extmem.share.looking import Onlooker
 from tests.support import second
 from tests.support.leaks import held, left_over
 from tests.support.pictures import parts, pixels, same
+from tests.support.streams import (
+    PATIENCE,
+    Publish,
+    Subscribe,
+    fresh_name,
+    publisher_of,
+    subscriber_of,
+)
 from tests.support.strict import driver_cannot
 from tests.support.tensors import NUMPY_HAS_VERSIONS
 
-PATIENCE = 60.0
 SOON = 0.1  # seconds in which nothing happens
 SHAPE = (18, 38)  # no multiple of what drivers round rows to, and even, as nv12 wants it
 FORMATS = ("rgba8", "rgba16f", "r32f", "nv12")
 TILINGS = ("optimal", "linear")
 HANDLE = "opaque_win32" if sys.platform == "win32" else "opaque_fd"
 
-Publish = Callable[..., stream.Stream]
-Subscribe = Callable[..., subscribing.Subscription]
-
 
 @pytest.fixture
 def name() -> Iterator[str]:
-    chosen = f"test-{secrets.token_hex(6)}"
-    yield chosen
-    if sys.platform != "win32":  # a publisher that was killed leaves its socket's file
-        from extmem.handles.directory.folder import where
-
-        (where() / f"channel-{slots.listener_name(chosen)}.sock").unlink(missing_ok=True)
+    with fresh_name() as chosen:
+        yield chosen
 
 
 @pytest.fixture
@@ -62,25 +61,13 @@ def gate(gpu: extmem.Device) -> extmem.Semaphore:
 
 @pytest.fixture
 def publish(gpu: extmem.Device, name: str) -> Iterator[Publish]:
-    with ExitStack() as made:
-
-        def begin(**options: Any) -> stream.Stream:
-            options = {"shape": SHAPE, "format": "rgba8", "device": gpu, **options}
-            return made.enter_context(extmem.publish(name, **options))
-
+    with publisher_of(gpu, name, shape=SHAPE, format="rgba8") as begin:
         yield begin
 
 
 @pytest.fixture
 def subscribe(name: str) -> Iterator[Subscribe]:
-    """On a device of its own: one queue does everything in order, whoever asks for it."""
-    with ExitStack() as made:
-        opened = made.enter_context(extmem.open_device(driver="embedded"))
-
-        def begin(**options: Any) -> subscribing.Subscription:
-            options = {"timeout": PATIENCE, "device": opened, **options}
-            return made.enter_context(extmem.subscribe(name, **options))
-
+    with subscriber_of(name) as begin:
         yield begin
 
 
