@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import tensors_peers
 import tensors_right
 import tensors_times
 import tensors_users
@@ -40,7 +41,7 @@ SECTIONS = {
     "libraries": (tensors_users.libraries, 50),
     "writers": (tensors_users.writers, 30),
     "streams": (tensors_times.streams, 50),
-    "peers": (tensors_times.peers, 50),
+    "peers": (tensors_peers.peers, 50),
     "queues": (tensors_times.queues, 60),
     "frames": (tensors_right.frames, 100),
 }

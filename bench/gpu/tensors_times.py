@@ -4,116 +4,102 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import common
 from common import MIB, check, mib, now, rest, row, summary
+from raw_c import RawC
+from tensors_peers import OPERATION, Bare, hand_over
 
 import extmem
 from extmem import vk
 from extmem.handles.handle import Handle
 from extmem.interop import cuda
 
-TIMELINE_FD, MEMORY_FD = 9, 1  # CUDA's handle types
-OPERATION = MIB  # bytes that the operation on each frame reads
-RAW_C = 325.0  # microseconds of raw C for the same, as measured before (bench/gpu/README.md)
-
-
-class Bare:
-    """CUDA's driver by cuda-bindings alone, as C would call it."""
-
-    def __init__(self) -> None:
-        from cuda.bindings import driver as cu
-
-        self.cu = cu
-        self.did(cu.cuInit(0))
-        device = self.did(cu.cuDeviceGet(0))
-        self.did(cu.cuCtxSetCurrent(self.did(cu.cuDevicePrimaryCtxRetain(device))))
-
-    @staticmethod
-    def did(answer: Any) -> Any:
-        result, *values = answer
-        if int(result):
-            raise RuntimeError(f"CUDA: {result}")
-        return values[0] if values else None
-
-    def memory(self, fd: int, size: int, dedicated: bool) -> tuple[Any, int]:
-        """The import and its address. The descriptor is CUDA's from here on."""
-        cu = self.cu
-        about = cu.CUDA_EXTERNAL_MEMORY_HANDLE_DESC()
-        about.type = cu.CUexternalMemoryHandleType(MEMORY_FD)
-        about.handle.fd, about.size = fd, size
-        about.flags = cu.CUDA_EXTERNAL_MEMORY_DEDICATED if dedicated else 0
-        made = self.did(cu.cuImportExternalMemory(about))
-        part = cu.CUDA_EXTERNAL_MEMORY_BUFFER_DESC()
-        part.offset, part.size, part.flags = 0, size, 0
-        return made, int(self.did(cu.cuExternalMemoryGetMappedBuffer(made, part)))
-
-    def free(self, made: Any, pointer: int) -> None:
-        self.did(self.cu.cuMemFree(pointer))
-        self.did(self.cu.cuDestroyExternalMemory(made))
-
-    def timeline(self, fd: int) -> Any:
-        cu = self.cu
-        about = cu.CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC()
-        about.type = cu.CUexternalSemaphoreHandleType(TIMELINE_FD)
-        about.handle.fd = fd
-        return self.did(cu.cuImportExternalSemaphore(about))
-
-    def wait(self, semaphore: Any, value: int, stream: int) -> None:
-        about = self.cu.CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS()
-        about.params.fence.value = value
-        self.did(self.cu.cuWaitExternalSemaphoresAsync([semaphore], [about], 1, stream))
+RAW_C = 325.0  # microseconds of C for the same, where there is no gcc: an earlier measurement
 
 
 # -- importing ------------------------------------------------------------------------------------
 
 
 def importing(driver: str, seconds: float) -> dict[str, Any]:
-    """Import into torch, and free, beside the driver's calls alone; one after the other."""
-    torch = common.need_cuda()
-    bare = Bare()
-    found = {}
+    """Import into torch, and free, beside the driver's calls alone, in Python and, where there is
+    a compiler, in C; in turn.
+    """
+    common.need_cuda()
+    bare, raw = Bare(), RawC.made()
+    found: dict[str, dict[str, float]] = {}
     with common.vulkan(driver) as device:
         for size, rounds in ((MIB, 60), (64 * MIB, 40), (1 << 30, 24)):
-            with device.allocate(size, export="opaque_fd", memory="device_local") as memory:
-                handle = memory.export()
-                whole, dedicated = memory.allocation_size, memory.dedicated
-                ours: list[float] = []
-                bares: list[float] = []
-                ends: list[float] = []
-                bare_ends: list[float] = []
-                for turn in range(2 * rounds):  # each comes first every other time
-                    torch.cuda.synchronize()
-                    if turn % 4 in (0, 3):
-                        # Who keeps its descriptor duplicates it; that is not counted here.
-                        again = handle.duplicate().detach()
-                        began = now()
-                        made, pointer = bare.memory(again, whole, dedicated)
-                        bares.append(now() - began)
-                        began = now()
-                        bare.free(made, pointer)
-                        bare_ends.append(now() - began)
-                        continue
-                    began = now()
-                    there = cuda.import_memory(handle)
-                    tensor = torch.from_dlpack(there.array(size))
-                    ours.append(now() - began)
-                    began = now()
-                    there.close()
-                    del tensor
-                    ends.append(now() - began)
-                    check(there.freed, "it is not freed with its last tensor")
-                handle.close()
-            mine, theirs = summary(ours), summary(bares)
-            ratio = round(mine["p50"] / theirs["p50"], 3)
-            found[mib(size)] = ratio
-            row(f"import of {mib(size)} into torch, µs", **mine)
-            row(f"import of {mib(size)}, the driver's calls, µs", **theirs, ratio=ratio)
-            row(f"freeing {mib(size)}, µs", ours=summary(ends), bare=summary(bare_ends))
-    row("target: 1 GiB within 5 % of the bare calls", met=found["1 GiB"] <= 1.05)
+            with (
+                device.allocate(size, export="opaque_fd", memory="device_local") as memory,
+                memory.export() as handle,
+            ):
+                asked = handle, memory.allocation_size, memory.dedicated
+                ways = {
+                    "ours": partial(_into_torch, handle, size),
+                    "the calls": partial(_by_the_calls, bare, *asked),
+                }
+                if raw is not None:
+                    ways["C"] = partial(_in_c, raw, *asked)
+                times = _in_turn(ways, rounds)
+            found[mib(size)] = {}
+            calls = summary([each for each, _ in times["the calls"]])["p50"]
+            for who, pairs in times.items():
+                imported = summary([each for each, _ in pairs])
+                freed = summary([each for _, each in pairs])
+                ratio = found[mib(size)][who] = round(imported["p50"] / calls, 3)
+                row(f"import of {mib(size)}, {who}, µs", **imported, ratio=ratio)
+                row(f"freeing {mib(size)}, {who}, µs", **freed)
+    row("target: 1 GiB within 5 % of the bare calls", met=found["1 GiB"]["ours"] <= 1.05)
     return {"ratios": found}
+
+
+def _in_turn(
+    ways: Mapping[str, Callable[[], tuple[float, float]]], rounds: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Each as often, and each in every place of the order."""
+    torch = common.need_cuda()
+    times: dict[str, list[tuple[float, float]]] = {who: [] for who in ways}
+    names = list(ways)
+    for turn in range(rounds):
+        first = turn % len(names)
+        for who in names[first:] + names[:first]:
+            torch.cuda.synchronize()
+            times[who].append(ways[who]())
+    return times
+
+
+def _into_torch(handle: Handle, size: int) -> tuple[float, float]:
+    """How long it takes, and how long to free it again."""
+    torch = common.need_cuda()
+    began = now()
+    there = cuda.import_memory(handle)
+    tensor = torch.from_dlpack(there.array(size))
+    imported = now() - began
+    began = now()
+    there.close()
+    del tensor
+    freed = now() - began
+    check(there.freed, "it is not freed with its last tensor")
+    return imported, freed
+
+
+def _by_the_calls(bare: Bare, handle: Handle, size: int, dedicated: bool) -> tuple[float, float]:
+    # Who keeps its descriptor duplicates it; that is not counted here.
+    again = handle.duplicate().detach()
+    began = now()
+    made, pointer = bare.memory(again, size, dedicated)
+    imported = now() - began
+    began = now()
+    bare.free(made, pointer)
+    return imported, now() - began
+
+
+def _in_c(raw: RawC, handle: Handle, size: int, dedicated: bool) -> tuple[float, float]:
+    return raw.import_and_free(handle.duplicate().detach(), size, dedicated)
 
 
 # -- streams --------------------------------------------------------------------------------------
@@ -131,6 +117,12 @@ def streams(driver: str, seconds: float) -> dict[str, Any]:
     common.need_cuda()
     until = time.monotonic() + seconds - 5
     found: dict[str, Any] = {}
+    least = RAW_C
+    with common.vulkan(driver, checks="off") as device:
+        if (times := hand_over(device, "C", "waits on the GPU")) is not None:
+            found["C"] = {"done": summary(times[1])}
+            least = found["C"]["done"]["p50"]
+            row("C, waits on the GPU: operation done, µs", **found["C"]["done"])
     with common.process(watching, driver) as pipe:
         assert pipe.recv() == "ready"
         for queue in ("any", "copy"):
@@ -160,7 +152,7 @@ def streams(driver: str, seconds: float) -> dict[str, Any]:
                     most = max(each["hands"]["p50"] for each in same)
                     last = max(each["done"]["p50"] for each in same)
                     row(f"any size, {queue}, {order}, {how}: p50", hands=most, done=last,
-                        hands_met=most <= 20, done_met=last <= RAW_C * 1.05)  # fmt: skip
+                        hands_met=most <= 20, done_met=last <= least * 1.05)  # fmt: skip
     return {"streams": found}
 
 
@@ -235,138 +227,6 @@ def watching(pipe: Any, driver: str) -> None:
                     pipe.send((in_hands, finished, frame.sequence))
                     del tensor
             pipe.send("left")
-
-
-# -- beside others --------------------------------------------------------------------------------
-
-
-def peers(driver: str, seconds: float) -> dict[str, Any]:
-    """The same hand-over by the bare calls, and by PyTorch's own CUDA IPC; and torch alone."""
-    torch = common.need_cuda()
-    found: dict[str, Any] = {}
-    with common.vulkan(driver, checks="off") as device:
-        for how in ("reads the counter", "waits on the GPU"):
-            hands, done = bare_rounds(device, how)
-            found[how] = {"hands": summary(hands), "done": summary(done)}
-            row(f"bare calls, {how}: seen, µs", **found[how]["hands"])
-            row(f"bare calls, {how}: operation done, µs", **found[how]["done"])
-    scratch = torch.empty(OPERATION, dtype=torch.uint8, device="cuda")
-    source = torch.ones(OPERATION, dtype=torch.uint8, device="cuda")
-    alone = []
-    for _ in range(200):
-        began = now()
-        scratch.copy_(source)
-        torch.cuda.synchronize()
-        alone.append(now() - began)
-    row("the operation alone, one process, µs", **summary(alone))
-    for size in (MIB, 64 * MIB, 1 << 30):
-        times = ipc_rounds(torch, size)
-        found[f"CUDA IPC {mib(size)}"] = summary(times)
-        row(f"PyTorch's CUDA IPC, {mib(size)}: operation done, µs", **summary(times))
-    return {"peers": found}
-
-
-def bare_rounds(
-    device: extmem.Device, how: str, rounds: int = 200
-) -> tuple[list[float], list[float]]:
-    hands: list[float] = []
-    done: list[float] = []
-    with (
-        device.allocate(64 * MIB, export="opaque_fd", memory="device_local") as memory,
-        device.semaphore(export="opaque_fd") as timeline,
-        memory.export() as there,
-        timeline.export() as signal,
-        common.process(bare_side, there, signal, timeline, how) as pipe,
-    ):
-        assert pipe.recv() == "ready"
-        values = vk.VkTimelineSemaphoreSubmitInfo(pSignalSemaphoreValues=[0])
-        info = vk.VkSubmitInfo(pNext=values, pSignalSemaphores=[timeline.handle])
-        infos = (vk.VkSubmitInfo * 1)(info)
-        dispatch: Any = device.queue.dispatch
-        command, queue = dispatch.vkQueueSubmit, int(device.queue)
-        for value in range(1, rounds + 1):
-            values.pSignalSemaphoreValues[0] = value
-            pipe.send(value)
-            rest(now())
-            entered = now()
-            result = command(queue, 1, infos, 0)
-            assert not result, result
-            seen, finished = pipe.recv()
-            hands.append(seen - entered)
-            done.append(finished - entered)
-        pipe.send(None)
-    return hands, done
-
-
-def bare_side(pipe: Any, there: Handle, signal: Handle, timeline: Any, how: str) -> None:
-    import torch
-
-    scratch = torch.empty(OPERATION, dtype=torch.uint8, device="cuda")
-    bare = Bare()
-    passport: Any = there.passport
-    made, pointer = bare.memory(
-        there.detach(), passport.allocation_size, passport.dedicated is not None
-    )
-    semaphore = bare.timeline(signal.detach())
-    dispatch: Any = timeline.device.handle.dispatch
-    read = dispatch.vkGetSemaphoreCounterValue
-    number, handle, box = int(timeline.device.handle), int(timeline.handle), ctypes.c_uint64()
-    stream = torch.cuda.current_stream()
-    pipe.send("ready")
-    while (value := pipe.recv()) is not None:
-        if how == "reads the counter":
-            while True:
-                read(number, handle, box)
-                if box.value >= value:
-                    break
-        else:
-            bare.wait(semaphore, value, 1)
-        seen = now()
-        bare.did(bare.cu.cuMemcpyDtoDAsync(scratch.data_ptr(), pointer, OPERATION, 1))
-        stream.synchronize()
-        pipe.send((seen, now()))
-    torch.cuda.synchronize()
-    bare.free(made, pointer)
-    bare.did(bare.cu.cuDestroyExternalSemaphore(semaphore))
-    timeline.close()
-
-
-def ipc_rounds(torch: Any, size: int, rounds: int = 60) -> list[float]:
-    import torch.multiprocessing as multiprocessing
-
-    context = multiprocessing.get_context("spawn")
-    there, back = context.Queue(), context.Queue()
-    child = context.Process(target=ipc_side, args=(there, back), daemon=True)
-    child.start()
-    times = []
-    try:
-        assert back.get(timeout=60) == "ready"
-        tensor = torch.ones(size, dtype=torch.uint8, device="cuda")
-        for _ in range(rounds):
-            torch.cuda.synchronize()
-            rest(now())
-            entered = now()
-            there.put(tensor)
-            times.append(back.get(timeout=30) - entered)
-        there.put(None)
-        child.join(20)
-    finally:
-        if child.is_alive():
-            child.kill()
-        child.join()
-    return times
-
-
-def ipc_side(there: Any, back: Any) -> None:
-    import torch
-
-    scratch = torch.empty(OPERATION, dtype=torch.uint8, device="cuda")
-    back.put("ready")
-    while (tensor := there.get()) is not None:
-        scratch.copy_(tensor[:OPERATION])
-        torch.cuda.synchronize()
-        back.put(now())
-        del tensor
 
 
 # -- which queue ----------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 
 from extmem.world import Record
 
-__all__ = ["NEAR", "Batch", "Payload", "Submitted", "current"]
+__all__ = ["NEAR", "Batch", "Payload", "Reach", "Submitted", "current"]
 
 MOST = 64
+_MANY = 8  # of a queue, from where on it is worth to ask which of them have finished
 # What every device takes as maxTimelineSemaphoreValueDifference, at the least.
 NEAR = (1 << 31) - 1
 
@@ -64,6 +65,29 @@ def current(record: Record) -> Payload:
     return payload
 
 
+@dataclass(slots=True, eq=False)
+class Reach:
+    """What all values that were submitted of a timeline lie between, whether they still matter or
+    not: enough to see that most new ones are in order without a look at each batch.
+    """
+
+    signalled: int = 0  # the highest that is or was to be signalled
+    least_awaited: int = (1 << 64) - 1
+    most_awaited: int = 0
+
+    def fits(self, value: int, now: int, rising: bool) -> bool:
+        """Whether a value is surely near all that was submitted, and above what is to be signalled
+        if it is to be signalled itself.
+
+        now: what the timeline has come to
+        """
+        if self.least_awaited + NEAR < value or self.most_awaited > value + NEAR:
+            return False
+        if rising:
+            return now < value <= now + NEAR and value > self.signalled
+        return -NEAR <= value - now <= NEAR and self.signalled <= value + NEAR
+
+
 def _last_of(batches: deque[Batch], timeline: Record, value: int) -> Batch | None:
     """The youngest that signals a timeline with a value, or less."""
     for batch in reversed(batches):
@@ -77,6 +101,7 @@ class Submitted:
     """The batches of one device that are not known to be finished, by queue, oldest first."""
 
     def __init__(self) -> None:
+        self.many = False  # some queue has more of them than is good for who looks at each
         self._queues: dict[int, deque[Batch]] = {}
         self._lock = threading.RLock()
 
@@ -93,12 +118,30 @@ class Submitted:
         """Note what is about to be submitted, in its order."""
         with self._lock:
             for batch in batches:
-                queue = self._queues.setdefault(batch.queue, deque())
-                queue.append(batch)
+                self.note(batch)
+
+    def note(self, batch: Batch) -> None:
+        """The same of one."""
+        with self._lock:
+            queue = self._queues.get(batch.queue)
+            if queue is None:
+                queue = self._queues[batch.queue] = deque()
+            queue.append(batch)
+            if len(queue) > _MANY:
+                self.many = True
                 if len(queue) > MOST:
                     oldest = queue.popleft()
                     oldest.forgotten = True
                     oldest.release()
+            for record, value in batch.signals:
+                reach = record.facts["reach"]
+                if reach is not None and value > reach.signalled:
+                    reach.signalled = value
+            for record, value in batch.waits:
+                reach = record.facts["reach"]
+                if reach is not None:
+                    reach.least_awaited = min(reach.least_awaited, value)
+                    reach.most_awaited = max(reach.most_awaited, value)
 
     def withdraw(self, batches: Iterable[Batch]) -> None:
         """The driver did not take them."""
@@ -127,27 +170,13 @@ class Submitted:
                     first.finished = True
                     first.release()
 
-    def fits(self, timeline: Record, value: int, now: int, rising: bool) -> bool:
-        """Whether a value is near all that queues still signal or wait for on a timeline, and above
-        what they signal if it is to be signalled.
-
-        now: what the timeline has come to; who signals that, or less, has finished
-        """
+    def reached(self, timeline: Record, now: int) -> None:
+        """A timeline has come to a value: who signals that, or less, has finished."""
         with self._lock:
             for batches in self._queues.values():
-                if not batches:
-                    continue
-                self.finish(_last_of(batches, timeline, now))  # and all before it
-                for batch in batches:
-                    for each, other in batch.signals:
-                        if each is timeline and (
-                            not -NEAR <= value - other <= NEAR or (rising and other >= value)
-                        ):
-                            return False
-                    for each, other in batch.waits:
-                        if each is timeline and not -NEAR <= value - other <= NEAR:
-                            return False
-        return True
+                if batches:
+                    self.finish(_last_of(batches, timeline, now))  # and all before it
+            self.many = any(len(batches) > _MANY for batches in self._queues.values())
 
     def finish_queue(self, queue: int) -> None:
         """All that was submitted to a queue is finished."""

@@ -52,8 +52,9 @@ def _on_gpu(told: Described) -> Array | CudaArray:
     module = sys.modules.get("extmem.interop.cuda.memory")
     found = [] if module is None else module.mapped()
     for each in found:
-        start, end = each.pointer, each.pointer + each.size
-        if told.gpu != each.gpu.number:
+        start = each.mapped_at
+        end = start + each.size
+        if told.gpu != each.gpu.number or not start:
             continue
         if start <= told.low and told.high <= end:
             offset = told.address - start

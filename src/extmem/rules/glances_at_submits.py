@@ -14,7 +14,7 @@ from ctypes import addressof, c_uint32, c_uint64
 from struct import Struct
 from typing import Any
 
-from extmem.submitted import NEAR, Batch, Submitted, current
+from extmem.submitted import Batch, Reach, Submitted, current
 from extmem.vk._structures import VkSubmitInfo, VkTimelineSemaphoreSubmitInfo
 from extmem.vk.record_commands import EXECUTABLE
 from extmem.world import Record, World
@@ -30,15 +30,25 @@ _times_info = Struct("I4xQI4xQI4xQ").unpack_from
 _arrays = ("pWaitSemaphores", "pWaitDstStageMask", "pCommandBuffers", "pSignalSemaphores")
 _values = ("pWaitSemaphoreValues", "pSignalSemaphoreValues")
 _NONE: dict[str, int] = {}
+_NO_RECORDS: dict[int, Record] = {}
+# A view of one structure as the array of one element that it is, which copies nothing.
+_one_of = (VkSubmitInfo * 1).from_buffer
 
 
 class _Parts:
     """A structure taken apart: where its arrays are. They are looked at each time."""
 
     __slots__ = (
-        "commands", "given", "own_bytes", "signal_values", "signals", "stages", "static", "times",
-        "times_bytes", "times_given", "wait_values", "waits",
+        "alone", "commands", "given", "own_bytes", "plain_in", "queue", "several", "signal_values",
+        "signals", "stages", "static", "times", "times_bytes", "times_given", "wait_values",
+        "waits",
     )  # fmt: skip
+
+    alone: Any  # the structure as an array, for the driver
+    several: bool  # semaphores, which may be the same one
+    # The shapes (`World.plain`) of the device where it was last seen to be plain, and the queue.
+    plain_in: Any
+    queue: int
 
     own_bytes: bytes  # of the structure, when it was taken apart
     given: dict[str, int]  # how many elements its arrays were given by Python
@@ -69,6 +79,15 @@ class _Parts:
             )
         )
 
+    def plain(self, shapes: dict[Any, Any], queue: int) -> bool:
+        """Whether it has a shape that kept all rules on a device, sent to this queue."""
+        if self.plain_in is shapes and self.queue == queue and not self.stages:
+            return True  # shapes are never forgotten while the device is there
+        if self.shape(queue) not in shapes:
+            return False
+        self.plain_in, self.queue = shapes, queue
+        return True
+
     def shape(self, queue: int) -> tuple[Any, ...]:
         """All that is the same each time."""
         if self.stages:
@@ -98,6 +117,8 @@ def _taken_apart(info: Any) -> _Parts | None:
         if count and (not address or given.get(name, -1) < count):
             return None
     parts = _Parts()
+    parts.alone, parts.several = _one_of(info), waits + signals > 1
+    parts.plain_in, parts.queue = None, 0
     parts.own_bytes, parts.given = bytes(info), dict(given)
     parts.times, parts.times_bytes, parts.times_given = times, b"", _NONE
     parts.wait_values = parts.signal_values = ()
@@ -128,35 +149,47 @@ def _taken_apart(info: Any) -> _Parts | None:
     return parts
 
 
-def submission(dispatch: Any, queue: int, info: Any, fence: Any) -> tuple[Batch, list[int]] | None:
-    """Of vkQueueSubmit with one batch: that and its command buffers, if every rule holds."""
+def submission(
+    dispatch: Any, queue: int, info: Any, fence: Any
+) -> tuple[Batch, list[int], Any] | None:
+    """Of vkQueueSubmit with one batch: that, its command buffers, and the array to be submitted;
+    if every rule holds.
+    """
+    # As few steps as can be: somebody waits, and each finds nothing in the processor's caches.
     if type(info) is not VkSubmitInfo or not (fence is None or isinstance(fence, int)):
         return None
     parts: _Parts | None = getattr(info, "_parts", None)
     if parts is None or not parts.fit(info):
         parts = info._parts = _taken_apart(info)
+        if parts is None:
+            return None
     world: World = dispatch.world
     number = int(queue)
-    if parts is None or parts.shape(number) not in world.plain:
+    if not parts.plain(world.plain, number):
         return None
     if fence:
         record = world.find("VkFence", int(fence))
         if record is None or current(record).signaled:
             return None
-    for value in parts.commands:
-        commands = world.find("VkCommandBuffer", value)
-        if commands is None or not _can_run(world, commands.facts):
-            return None
+    commands: list[int] = []
+    if parts.commands:
+        commands = list(parts.commands)
+        for value in commands:
+            found = world.find("VkCommandBuffer", value)
+            if found is None or not _can_run(world, found.facts):
+                return None
     batch = Batch(number)
-    seen: set[int] = set()
-    waits, signals = batch.waits, batch.signals
-    if parts.waits and not _near(dispatch, seen, parts.waits, parts.wait_values, waits, False):
+    if parts.waits and not _fit(dispatch, parts.waits, parts.wait_values, batch.waits, False):
         return None
-    if parts.signals and not _near(
-        dispatch, seen, parts.signals, parts.signal_values, signals, True
+    if parts.signals and not _fit(
+        dispatch, parts.signals, parts.signal_values, batch.signals, True
     ):
         return None
-    return batch, list(parts.commands)
+    if parts.several and len({each for each, _ in batch.waits + batch.signals}) < len(
+        batch.waits
+    ) + len(batch.signals):
+        return None
+    return batch, commands, parts.alone
 
 
 def _can_run(world: World, facts: dict[str, Any]) -> bool:
@@ -172,34 +205,29 @@ def _can_run(world: World, facts: dict[str, Any]) -> bool:
     return True
 
 
-def _near(
-    dispatch: Any,
-    seen: set[int],
-    handles: Any,
-    values: Any,
-    found: list[tuple[Record, int]],
-    rising: bool,
+def _fit(
+    dispatch: Any, handles: Any, values: Any, found: list[tuple[Record, int]], rising: bool
 ) -> bool:
-    """Whether these are timelines, each once in a batch, with values near all others of theirs,
-    and above them if they are to be signalled. `found` gets them.
+    """Whether these are timelines, with values near all others of theirs, and above them if they
+    are to be signalled. `found` gets them.
 
     That is more than the rules ask, where other queues are concerned.
     """
     world: World = dispatch.world
-    submitted: Submitted | None = world.submitted
+    semaphores = world.objects.get("VkSemaphore", _NO_RECORDS)
     for handle, value in zip(handles, values, strict=True):
-        timeline = world.find("VkSemaphore", handle)
-        if timeline is None or not timeline.facts["timeline"] or handle in seen:
+        timeline = semaphores.get(handle)
+        if timeline is None:
             return False
-        seen.add(handle)
+        reach: Reach | None = timeline.facts["reach"]
         counter = c_uint64()
-        if dispatch.vkGetSemaphoreCounterValue(dispatch.device, handle, counter):
+        if reach is None or dispatch.vkGetSemaphoreCounterValue(dispatch.device, handle, counter):
             return False
-        now = counter.value
-        if not -NEAR <= value - now <= NEAR or (rising and value <= now):
+        if not reach.fits(value, counter.value, rising):
             return False
-        if submitted is not None and not submitted.fits(timeline, value, now, rising):
-            return False
+        submitted: Submitted | None = world.submitted
+        if submitted is not None and submitted.many:
+            submitted.reached(timeline, counter.value)
         found.append((timeline, value))
     return True
 

@@ -160,7 +160,7 @@ def submits_at_a_glance(dispatch: Dispatch, batch: Batch, commands: list[int], f
         batch.memories = memories(dispatch.world, commands)
     submitted: Submitted | None = dispatch.world.submitted
     if not fence and submitted is not None:
-        submitted.add([batch])
+        submitted.note(batch)
         return lambda: submitted.withdraw([batch])
     made = _Submission(dispatch, batch.queue)
     made.batches.append(batch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from extmem.handle_types import FENCE, SEMAPHORE
-from extmem.submitted import Payload, current
+from extmem.submitted import Payload, Reach, current
 from extmem.vk._dispatch import Dispatch
 from extmem.vk.queries import Queries
 from extmem.world import SyncSeen, sync_origins
@@ -34,6 +34,7 @@ def semaphore_facts(info: Any, timeline: bool, types: int) -> Facts:
         "types": types,
         "flags": int(info.flags),
         "payload": Payload(types, signaled=None if timeline else False),
+        "reach": Reach() if timeline else None,
         "borrowed": None,  # the temporary payload
         "fetched": set(),
     }

@@ -41,16 +41,17 @@ def vkQueueSubmit(queue: s.VkQueue, submitCount: int, pSubmits: Any, fence: int 
             if dispatch.alive and dispatch.checks != "off":
                 plain = glances_at_submits.submission(dispatch, queue, info, fence)
                 if plain is not None:
-                    undo = submits_at_a_glance(dispatch, *plain, fence or 0)
+                    batch, commands, alone = plain
+                    undo = submits_at_a_glance(dispatch, batch, commands, fence or 0)
                     try:
-                        result = dispatch.vkQueueSubmit(queue, 1, _alone_of(info), fence or 0)
+                        result = dispatch.vkQueueSubmit(queue, 1, alone, fence or 0)
                         if result:
                             calls.raise_for(p.vkQueueSubmit, result)
                     except BaseException:
                         undo()
                         raise
-                    if plain[1]:
-                        spent(dispatch, plain[1])
+                    if commands:
+                        spent(dispatch, commands)
                     return
                 calls.run(p.vkQueueSubmit, (queue, 1, pSubmits, fence))
                 glances_at_submits.learn_submission(dispatch, queue, info)

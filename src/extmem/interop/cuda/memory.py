@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import warnings
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Self
 
-from extmem.errors import TensorError, Unsupported
+from extmem.errors import DriverError, TensorError, Unsupported
 from extmem.handles.handle import Handle, caller
 from extmem.interop.cuda import taking
 from extmem.interop.cuda.devices import Gpu, gpu_of, wanted
@@ -22,9 +23,12 @@ from extmem.share.passport import ImageInfo, Passport
 
 __all__ = ["CudaMemory", "import_memory", "mapped"]
 
+log = logging.getLogger("extmem")
+
 _DEDICATED_ALWAYS = ("d3d12_resource", "d3d11_texture", "d3d11_texture_kmt")
-# What is mapped now, for whoever has an address and looks for the memory behind it.
-_mapped: weakref.WeakSet[CudaMemory] = weakref.WeakSet()
+_LINEAR = 1  # VK_IMAGE_TILING_LINEAR
+# For whoever has an address and looks for the memory behind it.
+_imported: weakref.WeakSet[CudaMemory] = weakref.WeakSet()
 
 
 def import_memory(
@@ -64,10 +68,23 @@ def import_memory(
         else:
             about.handle.win32.handle = number
 
-    with gpu.current(), taking.lent(handle, fill):
-        made = call("cuImportExternalMemory", about)
     size = told.allocation_size if told.size is None else told.size
-    return CudaMemory(made, gpu, size, told.image)
+    # Made before it is imported: that, and mapping, leave nothing of ours in the processor's
+    # caches, so that each step after them takes ten times as long.
+    memory = CudaMemory(gpu, size, told.image)
+    try:
+        with gpu.current():
+            with taking.lent(handle, fill):
+                memory.imported(call("cuImportExternalMemory", about))
+            if memory.is_array:
+                try:
+                    memory.map_now()
+                except DriverError as error:  # raised once its address is asked for
+                    log.info("%r is imported, and could not be mapped: %s", memory, error)
+    except BaseException:
+        memory.close()
+        raise
+    return memory
 
 
 class CudaMemory:
@@ -78,11 +95,12 @@ class CudaMemory:
     last of them.
     """
 
-    def __init__(self, handle: Any, gpu: Gpu, size: int, image: ImageInfo | None) -> None:
+    def __init__(self, gpu: Gpu, size: int, image: ImageInfo | None) -> None:
+        """Nothing yet: `imported` follows."""
         self.gpu = gpu
         self.size = size  # bytes for use
         self.image_info = image  # how the image in it was made, if there is one
-        self._memory = handle
+        self._memory: Any = None  # CUDA's
         self._pointer = 0
         self._image: CudaImage | None = None
         self._lock = threading.Lock()
@@ -91,10 +109,16 @@ class CudaMemory:
         self._endings = Endings("this memory of CUDA's")
         self._endings.then(self._destroy)
         self.owner: weakref.ref[Any] | None = None  # the `Memory` that it was made from
+        _imported.add(self)
+
+    def imported(self, handle: Any) -> None:
+        """It is CUDA's `handle`, which it destroys in the end. Called once."""
+        self._memory = handle
 
     def _destroy(self) -> None:
-        with self.gpu.current():
-            call("cuDestroyExternalMemory", self._memory)
+        if self._memory is not None:
+            with self.gpu.current():
+                call("cuDestroyExternalMemory", self._memory)
 
     @property
     def closed(self) -> bool:
@@ -113,40 +137,51 @@ class CudaMemory:
 
     @property
     def pointer(self) -> int:
-        """The address of its first byte, on the GPU. Mapped when it is first asked for."""
-        return self._address()
-
-    def _address(self) -> int:
+        """The address of its first byte, on the GPU."""
         self._endings.take()
         try:
-            with self._lock:
-                if not self._pointer:
-                    self._pointer = self._map()
-                    _mapped.add(self)
-                return self._pointer
+            return self._address()
         finally:
             self._endings.leave()
 
+    @property
+    def mapped_at(self) -> int:
+        """The same, and 0 where it is not mapped, or closed."""
+        return 0 if self._endings.closed else self._pointer
+
+    @property
+    def is_array(self) -> bool:
+        """Whether its bytes are what their addresses say: not those of images of other tilings."""
+        return self.image_info is None or self.image_info.tiling == _LINEAR
+
+    def _address(self) -> int:
+        """For who uses it already."""
+        return self._pointer or self._map()
+
     def _map(self) -> int:
-        if self.image_info is not None and self.image_info.tiling != 1:  # 1: linear
+        if not self.is_array:
             raise TensorError(
                 f"{self!r} has an image whose tiling only the driver knows, which is no array of "
                 "numbers: take CUDA's mipmapped array (CudaMemory.image), or a copy "
                 "(Device.readback, CudaImage.read)"
             )
+        with self._lock, self.gpu.current():
+            if not self._pointer:
+                self.map_now()
+            return self._pointer
+
+    def map_now(self) -> None:
+        """Map it, by who has the GPU's context, and it alone."""
         about = bindings().CUDA_EXTERNAL_MEMORY_BUFFER_DESC()
         about.offset, about.size, about.flags = 0, self.size, 0
+        self._pointer = int(call("cuExternalMemoryGetMappedBuffer", self._memory, about))
+        self._endings.then(self._unmap)
+
+    def _unmap(self) -> None:
         with self.gpu.current():
-            pointer = int(call("cuExternalMemoryGetMappedBuffer", self._memory, about))
-
-        def free() -> None:
-            with self.gpu.current():
-                # What a stream still does with a tensor that is gone must be done before.
-                call("cuCtxSynchronize")
-                call("cuMemFree", pointer)
-
-        self._endings.then(free)
-        return pointer
+            # What a stream still does with a tensor that is gone must be done before.
+            call("cuCtxSynchronize")
+            call("cuMemFree", self._pointer)
 
     def array(
         self,
@@ -235,4 +270,4 @@ class CudaMemory:
 
 def mapped() -> list[CudaMemory]:
     """All that is mapped now, and was not closed."""
-    return [each for each in list(_mapped) if not each.closed]
+    return [each for each in list(_imported) if each.mapped_at]

@@ -76,7 +76,7 @@ class lent:
         self._handle = handle
         self._fill = fill
         self._descriptor = -1
-        self._was: Any = None  # which file that is
+        self._was: Any = None  # which file that is, where the handle cannot tell
         self._again: Handle | None = None
 
     def __enter__(self) -> None:
@@ -84,12 +84,11 @@ class lent:
         source = handle.handle_type
         if source.kind == "fd" or (sys.platform != "win32" and source.kind == "nt"):
             # The directory gives the driver's descriptor, which it keeps behind the handle.
-            copy = self._descriptor = (
-                posix.duplicate(handle.value)
-                if source.kind == "fd"
-                else directory().descriptor(handle.value)
-            )
-            self._was = posix.identity(copy)
+            if source.kind == "fd":
+                copy = self._descriptor = posix.duplicate(handle.value)
+            else:
+                copy = self._descriptor = directory().descriptor(handle.value)
+                self._was = posix.identity(copy)
             try:
                 self._fill(copy)
             except BaseException:
@@ -110,4 +109,6 @@ class lent:
         if self._again is not None:
             self._again.close()
         elif kind is not None and self._descriptor >= 0:
-            posix.close_if_same(self._descriptor, self._was)
+            # It may have been closed all the same, and its number be somebody else's by now.
+            was = self._was or posix.identity(self._handle.value)
+            posix.close_if_same(self._descriptor, was)
