@@ -920,16 +920,10 @@ def test_an_import_that_fails_promises_nothing(
         assert (stream._promises.any, stream._writing) == (False, 0)
 
 
-def imported(handle: int, gpu: Gpu, size: int) -> CudaMemory:
-    made = CudaMemory(gpu, size, None)
-    made.imported(handle)
-    return made
-
-
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_what_is_forgotten_is_freed(told: Told) -> None:
     known = gpus((A, None))[0]
-    forgotten: Any = imported(5, known, 64)
+    forgotten: Any = CudaMemory(5, known, 64, None)
     assert forgotten.pointer == ADDRESS
     tensor = taken(forgotten.array(16), 1, None)
     told.calls.clear()
@@ -958,7 +952,7 @@ def test_what_is_forgotten_is_freed(told: Told) -> None:
 
 def test_what_is_forgotten_is_told(told: Told) -> None:
     known = gpus((A, None))[0]
-    for made in (imported(5, known, 64), CudaSemaphore(6, known, True)):
+    for made in (CudaMemory(5, known, 64, None), CudaSemaphore(6, known, True)):
         with pytest.warns(ResourceWarning, match=r"never closed; made at .*test_cuda"):
             made.__del__()
         assert made.closed

@@ -10,7 +10,7 @@ view of the memory until the consumer is done.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from operator import index
@@ -244,11 +244,13 @@ def export(
     dl_device: tuple[int, int] | None = None,
     copy: bool | None = None,
     device: tuple[int, int] = CPU,
+    address: Callable[[], int] | None = None,
 ) -> Any:
     """The capsule of an array, as `__dlpack__` of the Python array API gives it.
 
     bfloat16: whether its uint16 are the bits of bfloat16, which NumPy does not know
     device: where its elements are; if not with the processor, nobody has looked at them here
+    address: gives that of the first element, asked for last; None: what the array says
     """
     if stream is not None:
         raise TensorError(
@@ -284,6 +286,8 @@ def export(
             managed.dl_tensor.code = _BFLOAT
         if copy and isinstance(managed, DLManagedTensorVersioned):
             managed.flags |= _IS_COPIED
+        if address is not None:
+            managed.dl_tensor.data = address()
     return capsule
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import warnings
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Self
 
-from extmem.errors import DriverError, TensorError, Unsupported
+from extmem.errors import TensorError, Unsupported
 from extmem.handles.handle import Handle, caller
 from extmem.interop.cuda import taking
 from extmem.interop.cuda.devices import Gpu, gpu_of, wanted
@@ -22,8 +21,6 @@ from extmem.interop.cuda.views import AT_ONCE, CudaArray, Order
 from extmem.share.passport import ImageInfo, Passport
 
 __all__ = ["CudaMemory", "import_memory", "mapped"]
-
-log = logging.getLogger("extmem")
 
 _DEDICATED_ALWAYS = ("d3d12_resource", "d3d11_texture", "d3d11_texture_kmt")
 _LINEAR = 1  # VK_IMAGE_TILING_LINEAR
@@ -69,22 +66,9 @@ def import_memory(
             about.handle.win32.handle = number
 
     size = told.allocation_size if told.size is None else told.size
-    # Made before it is imported: that, and mapping, leave nothing of ours in the processor's
-    # caches, so that each step after them takes ten times as long.
-    memory = CudaMemory(gpu, size, told.image)
-    try:
-        with gpu.current():
-            with taking.lent(handle, fill):
-                memory.imported(call("cuImportExternalMemory", about))
-            if memory.is_array:
-                try:
-                    memory.map_now()
-                except DriverError as error:  # raised once its address is asked for
-                    log.info("%r is imported, and could not be mapped: %s", memory, error)
-    except BaseException:
-        memory.close()
-        raise
-    return memory
+    with gpu.current(), taking.lent(handle, fill):
+        made = call("cuImportExternalMemory", about)
+    return CudaMemory(made, gpu, size, told.image)
 
 
 class CudaMemory:
@@ -95,12 +79,11 @@ class CudaMemory:
     last of them.
     """
 
-    def __init__(self, gpu: Gpu, size: int, image: ImageInfo | None) -> None:
-        """Nothing yet: `imported` follows."""
+    def __init__(self, handle: Any, gpu: Gpu, size: int, image: ImageInfo | None) -> None:
         self.gpu = gpu
         self.size = size  # bytes for use
         self.image_info = image  # how the image in it was made, if there is one
-        self._memory: Any = None  # CUDA's
+        self._memory = handle
         self._pointer = 0
         self._image: CudaImage | None = None
         self._lock = threading.Lock()
@@ -111,14 +94,9 @@ class CudaMemory:
         self.owner: weakref.ref[Any] | None = None  # the `Memory` that it was made from
         _imported.add(self)
 
-    def imported(self, handle: Any) -> None:
-        """It is CUDA's `handle`, which it destroys in the end. Called once."""
-        self._memory = handle
-
     def _destroy(self) -> None:
-        if self._memory is not None:
-            with self.gpu.current():
-                call("cuDestroyExternalMemory", self._memory)
+        with self.gpu.current():
+            call("cuDestroyExternalMemory", self._memory)
 
     @property
     def closed(self) -> bool:
@@ -137,7 +115,7 @@ class CudaMemory:
 
     @property
     def pointer(self) -> int:
-        """The address of its first byte, on the GPU."""
+        """The address of its first byte, on the GPU. Mapped when it is first asked for."""
         self._endings.take()
         try:
             return self._address()
@@ -149,35 +127,33 @@ class CudaMemory:
         """The same, and 0 where it is not mapped, or closed."""
         return 0 if self._endings.closed else self._pointer
 
-    @property
-    def is_array(self) -> bool:
-        """Whether its bytes are what their addresses say: not those of images of other tilings."""
-        return self.image_info is None or self.image_info.tiling == _LINEAR
-
     def _address(self) -> int:
-        """For who uses it already."""
+        """For who uses it already. The last step of what needs it, because it takes milliseconds
+        and leaves nothing of ours in the processor's caches.
+        """
         return self._pointer or self._map()
 
-    def _map(self) -> int:
-        if not self.is_array:
+    def _require_array(self) -> None:
+        if self.image_info is not None and self.image_info.tiling != _LINEAR:
             raise TensorError(
                 f"{self!r} has an image whose tiling only the driver knows, which is no array of "
                 "numbers: take CUDA's mipmapped array (CudaMemory.image), or a copy "
                 "(Device.readback, CudaImage.read)"
             )
-        with self._lock, self.gpu.current():
-            if not self._pointer:
-                self.map_now()
-            return self._pointer
 
-    def map_now(self) -> None:
-        """Map it, by who has the GPU's context, and it alone."""
+    def _map(self) -> int:
+        self._require_array()
         about = bindings().CUDA_EXTERNAL_MEMORY_BUFFER_DESC()
         about.offset, about.size, about.flags = 0, self.size, 0
-        self._pointer = int(call("cuExternalMemoryGetMappedBuffer", self._memory, about))
-        self._endings.then(self._unmap)
+        with self._lock, self.gpu.current():
+            if not self._pointer:
+                self._endings.then(self._unmap)
+                self._pointer = int(call("cuExternalMemoryGetMappedBuffer", self._memory, about))
+            return self._pointer
 
     def _unmap(self) -> None:
+        if not self._pointer:
+            return
         with self.gpu.current():
             # What a stream still does with a tensor that is gone must be done before.
             call("cuCtxSynchronize")
@@ -202,6 +178,7 @@ class CudaMemory:
         read_only: said to consumers; nothing prevents them from writing
         order: when consumers may begin, and what follows when they are done
         """
+        self._require_array()
         return CudaArray(
             self._endings,
             self.gpu.number,

@@ -37,6 +37,9 @@ class Order:
 
 AT_ONCE = Order()
 
+# Where NumPy is told that elements are, which it never looks at, until their address is asked for.
+_SOMEWHERE = 1 << 40
+
 
 class _Holder:
     """What a tensor keeps alive: a use of the memory. NumPy reads where it is from the interface,
@@ -73,7 +76,7 @@ class CudaArray:
     """
 
     __slots__ = (
-        "__weakref__", "_address", "_endings", "_holder", "_kind", "_order", "device", "dtype",
+        "__weakref__", "_begin", "_endings", "_holder", "_kind", "_order", "device", "dtype",
         "nbytes", "offset", "read_only", "shape", "strides",
     )  # fmt: skip
 
@@ -91,8 +94,9 @@ class CudaArray:
         read_only: bool = False,
         order: Order = AT_ONCE,
     ) -> None:
-        """pointer: gives the address of the memory's first byte. Asked for last: to map memory
-        takes milliseconds, and what comes after that finds nothing in the processor's caches
+        """pointer: gives the address of the memory's first byte. Asked for as late as can be: to
+        map memory takes milliseconds, and what comes after that finds nothing in the processor's
+        caches
         """
         self.dtype, self._kind = dlpack.kind_of(dtype)
         self.shape, self.offset = dlpack.checked(shape, self._kind, self.dtype, offset)
@@ -110,22 +114,22 @@ class CudaArray:
         self._order = order
         self._holder = _Holder({}, endings)  # this array is a view itself
         _when_gone(self._holder, endings.leave)
-        self._address = pointer() + self.offset
+        self._begin = pointer
 
     def ordered(self, order: Order) -> CudaArray:
         """The same elements in another order. It costs next to nothing."""
         made = CudaArray.__new__(CudaArray)
         made.dtype, made._kind, made.shape = self.dtype, self._kind, self.shape
         made.offset, made.strides, made.nbytes = self.offset, self.strides, self.nbytes
-        made.device, made.read_only, made._address = self.device, self.read_only, self._address
+        made.device, made.read_only, made._begin = self.device, self.read_only, self._begin
         made._endings, made._holder, made._order = self._endings, self._holder, order
         return made
 
-    def _interface(self) -> dict[str, Any]:
+    def _interface(self, address: int) -> dict[str, Any]:
         return {
             "shape": self.shape,
             "typestr": self._kind.str,
-            "data": (self._address, self.read_only),
+            "data": (address, self.read_only),
             "strides": self.strides,
             "version": 3,
         }
@@ -139,7 +143,10 @@ class CudaArray:
     @property
     def pointer(self) -> int:
         """The address of the first element, on the GPU."""
-        return self._address
+        return self._at()
+
+    def _at(self) -> int:
+        return self._begin() + self.offset
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -149,11 +156,10 @@ class CudaArray:
         """
         typestr = "|V2" if self.dtype == BFLOAT16 else self._kind.str
         compact = self.strides == dlpack.compact(self.shape, self._kind.itemsize)
-        return self._interface() | {
+        # An empty array has no address, as the protocol wants it.
+        return self._interface(self.pointer if self.nbytes else 0) | {
             "typestr": typestr,
             "strides": None if compact else self.strides,
-            # An empty array has no address, as the protocol wants it.
-            "data": (self._address if self.nbytes else 0, self.read_only),
             "stream": LEGACY,
         }
 
@@ -187,7 +193,7 @@ class CudaArray:
                 f"{self.device}, {here}: make a tensor there, and have its library move that"
             )
         # First, because it refuses what was closed meanwhile; what was begun has to have an end.
-        holder = _Holder(self._interface(), self._endings)
+        holder = _Holder(self._interface(_SOMEWHERE + self.offset), self._endings)
         order, leave = self._order, self._endings.leave
         if order is AT_ONCE:
             _when_gone(holder, leave)
@@ -203,4 +209,5 @@ class CudaArray:
             bfloat16=self.dtype == BFLOAT16,
             max_version=max_version,
             device=here,
+            address=self._at,
         )
