@@ -122,7 +122,9 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "extmem[cuda]" in str(devices.seen(Wanted("", A, None)))
 
 
-def _has_driver() -> bool:
+@pytest.fixture(scope="session")
+def has_driver() -> bool:
+    """For the session: a driver that is there opens what is no test's leak."""
     try:
         devices.gpus()
     except (DriverNotFound, Unsupported):
@@ -133,9 +135,9 @@ def _has_driver() -> bool:
 
 
 @pytest.mark.usefixtures("_anew")
-def test_without_a_driver(gpu: extmem.Device) -> None:
+def test_without_a_driver(gpu: extmem.Device, has_driver: bool) -> None:
     optional("cuda.bindings", "pip install cuda-bindings==13.5.0")
-    if _has_driver():
+    if has_driver:
         pytest.skip("hardware: a machine without NVIDIA's driver")
     with pytest.raises(DriverNotFound, match="Install NVIDIA's driver"):
         devices.gpus()
@@ -150,8 +152,8 @@ def test_without_a_driver(gpu: extmem.Device) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="hardware: the bench is for Linux")
-def test_the_bench_says_that_there_is_no_gpu() -> None:
-    if _has_driver():
+def test_the_bench_says_that_there_is_no_gpu(has_driver: bool) -> None:
+    if has_driver:
         pytest.skip("hardware: a machine without NVIDIA's driver")
     script = Path(__file__).resolve().parents[2] / "bench" / "gpu" / "tensors.py"
     done = subprocess.run(

@@ -559,6 +559,7 @@ def jax() -> Any:
     """For the session: it starts threads that are no test's leak."""
     found = optional("jax", "pip install jax==0.10.2")
     found.numpy.zeros(4).astype("bfloat16").sum().block_until_ready()
+    found.dlpack.from_dlpack(np.zeros(4, "float32")).sum().block_until_ready()
     return found
 
 
