@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -72,6 +74,7 @@ class Memory:
         self.buffer = buffer
         self.image = image
         self._keep = keep  # host memory that was imported must outlive this object
+        self._left: list[Any] = []  # being closed: what is not destroyed yet, the last thing first
         self._mapping = threading.Lock()
         self._importing = threading.Lock()
         self._fetching = threading.Lock()
@@ -373,22 +376,27 @@ class Memory:
     # -- the end --------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Free the memory. Raises ViewsAlive while views of it are alive. Safe to call again."""
+        """Free the memory, now or once all that was submitted has ended. Raises ViewsAlive while
+        views of it are alive. Safe to call again.
+        """
         if self._vk is None:
             return
         device = self.device.handle
         mapping = memories.mapping_of(device, self._vk)
         if mapping is not None:
             mapping.require_unused("close this memory")
-        if self.buffer is not None:
-            vk.vkDestroyBuffer(device, self.buffer)
-            self.buffer = None
-        if self.image is not None:
-            vk.vkDestroyImage(device, self.image)
-            self.image = None
-        vk.vkFreeMemory(device, self._vk)
+        if not self._left:
+            self._left = [vk.vkFreeMemory, self._vk]
+            for command, handle in (
+                (vk.vkDestroyImage, self.image),
+                (vk.vkDestroyBuffer, self.buffer),
+            ):
+                if handle is not None:
+                    self._left += [command, handle]
+        # What was submitted may use it still. If a rule refuses it now, it may be closed later.
+        self.device._work.afterwards(partial(_destroy, device, self._left, self._keep))
         self._vk = None  # at once: whatever fails from here on, it is never freed again
-        self._keep = None
+        self.buffer = self.image = self._keep = None
         self.device._forget(self)
         for each in (self._first, self._origin, self._cuda):
             if each is not None:
@@ -435,6 +443,14 @@ class Memory:
                 ResourceWarning,
                 stacklevel=2,
             )
-            # A device that was destroyed under it took the memory with it.
-            if not self.device.closed:
+            # A device that was destroyed under it took the memory with it, and the process will.
+            if not self.device.closed and not sys.is_finalizing():
                 self.close()
+
+
+def _destroy(device: vk.VkDevice, left: list[Any], keep: Any) -> None:
+    """Call each command with its handle, from the end; keep: host memory that it may still use."""
+    while left:
+        command, handle = left[-2:]
+        command(device, handle)
+        del left[-2:]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -48,6 +50,7 @@ class Buffer:
             untouched=imported is not None,
         )
         self._vk: vk.VkBuffer | None = memory.buffer if handle is None else handle
+        self._own = handle
         self._end = weakref.finalize(self, _destroy, device, handle)
 
     @property
@@ -84,10 +87,11 @@ class Buffer:
         ownership.release(self.device, self, self.ownership, "general", to, signal)
 
     def close(self) -> None:
-        """Destroy the buffer. Safe to call again."""
+        """Destroy the buffer, now or once all that was submitted has ended. Safe to call again."""
         if self._vk is not None:
+            _destroy(self.device, self._own)  # if a rule refuses it now, it may be closed later
             self._vk = None
-            self._end()
+            self._end.detach()
             self.device._forget(self)
 
     def __enter__(self) -> Self:
@@ -103,5 +107,11 @@ class Buffer:
 
 
 def _destroy(device: Device, handle: vk.VkBuffer | None) -> None:
-    if handle is not None and not device.closed:
+    if handle is not None and not device.closed and not sys.is_finalizing():
+        # What was submitted may use it still.
+        device._work.afterwards(partial(_destroy_now, device, handle))
+
+
+def _destroy_now(device: Device, handle: vk.VkBuffer) -> None:
+    if not device.closed:
         vk.vkDestroyBuffer(device.handle, handle)
