@@ -157,6 +157,8 @@ class Memory:
         """
         import numpy as np
 
+        from extmem.interop import dlpack
+
         try:
             kind = np.dtype(dtype)
         except TypeError as error:
@@ -181,7 +183,7 @@ class Memory:
             raise ValueError(
                 f"{wanted} of {kind} needs {needed} bytes; this memory has {self.size}"
             )
-        return np.ndarray(wanted, kind, buffer=self._bytes())
+        return np.ndarray(wanted, kind, buffer=dlpack.buffer_of(self._bytes()))
 
     def array(
         self,

@@ -337,8 +337,10 @@ def test_memory_to_read_alone(readable: tuple[Memory, Memory]) -> None:
     array = imported.array((10,), "uint16")
     assert array.read_only
     assert "read-only" in repr(array)
-    for view in (array.numpy(), np.asarray(array)):
+    for view in (array.numpy(), np.asarray(array), imported.numpy()):
         assert not view.flags.writeable
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            view.setflags(write=True)
     memory.numpy()[0] = 3
     assert array.numpy()[0] == 3
     with pytest.raises(BufferError, match=r"before 1\.0"):

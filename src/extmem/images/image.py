@@ -155,6 +155,8 @@ class Image:
         """
         import numpy as np
 
+        from extmem.interop import dlpack
+
         shape, dtype, offset, strides = self._lies(level, layer, plane)
         if not self.memory.host_visible:
             raise Unsupported(
@@ -162,7 +164,7 @@ class Image:
                 "copy with Device.upload and Device.readback"
             )
         self._look()
-        return np.ndarray(shape, dtype, self.memory._bytes(), offset, strides)
+        return np.ndarray(shape, dtype, dlpack.buffer_of(self.memory._bytes()), offset, strides)
 
     def _lies(
         self, level: int = 0, layer: int = 0, plane: int = 0
@@ -182,7 +184,8 @@ class Image:
         else:
             raise Unsupported(
                 f"only the driver knows how the pixels of {self!r} lie: make it with "
-                "tiling='linear', or copy with Device.upload and Device.readback"
+                "tiling='linear', copy with Device.upload and Device.readback, or take CUDA's "
+                "mipmapped array of it (image.memory.cuda().image)"
             )
         found = vk.vkGetImageSubresourceLayout(
             self.device.handle,

@@ -86,7 +86,7 @@ class Array:
             self._elements = np.ndarray(
                 self.shape,
                 self._kind,
-                buffer=self.memory.view(),
+                buffer=dlpack.buffer_of(self.memory.view()),
                 offset=self.offset,
                 strides=self.strides,
             )

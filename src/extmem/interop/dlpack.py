@@ -25,6 +25,7 @@ __all__ = [
     "CPU",
     "CUDA",
     "Described",
+    "buffer_of",
     "check_reach",
     "checked",
     "compact",
@@ -109,6 +110,13 @@ def _kind_of(dtype: Any) -> tuple[str, np.dtype[Any]]:
             f"{BFLOAT16!r} (Memory.numpy takes whatever NumPy can look at)"
         )
     return kind.name if kind.isnative else kind.str, kind
+
+
+def buffer_of(view: memoryview) -> Any:
+    """What NumPy makes arrays of. It looks behind a memoryview, so that arrays of one to be read
+    alone would let themselves be made writable, and a store end the process.
+    """
+    return np.frombuffer(view, "uint8") if view.readonly else view
 
 
 def checked(
@@ -269,11 +277,11 @@ def export(
             f"the capsules of NumPy {np.__version__} cannot say so; take NumPy 2.1 or later"
             if asked
             else "the consumer asks for a DLPack before 1.0, which cannot say so; let it ask with "
-            "max_version=(1, 0)"
+            "max_version=(1, 0) (PyTorch does since 2.9)"
         )
         raise TensorError(
-            f"this memory was imported to be read alone, and {why}, or take a copy: "
-            "Memory.numpy().copy()"
+            f"these elements are to be read alone, as those of frames and of what was imported "
+            f"for reading, and {why}, or take a copy: .numpy().copy()"
         )
     if asked and _NUMPY_HAS_VERSIONS:
         capsule: Any = elements.__dlpack__(max_version=(1, 0))  # type: ignore[call-arg, unused-ignore]
