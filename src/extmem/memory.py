@@ -157,8 +157,6 @@ class Memory:
         """
         import numpy as np
 
-        from extmem.interop import dlpack
-
         try:
             kind = np.dtype(dtype)
         except TypeError as error:
@@ -183,7 +181,7 @@ class Memory:
             raise ValueError(
                 f"{wanted} of {kind} needs {needed} bytes; this memory has {self.size}"
             )
-        return np.ndarray(wanted, kind, buffer=dlpack.buffer_of(self._bytes()))
+        return np.ndarray(wanted, kind, buffer=mappings.buffer_of(self._bytes()))
 
     def array(
         self,

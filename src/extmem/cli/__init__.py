@@ -269,7 +269,9 @@ def view_command(
         else:
             view.show(made)
     elif as_json:
-        typer.echo(json.dumps(view.survey(wanted), indent=2))
+        found = view.survey(wanted)
+        typer.echo(json.dumps(found, indent=2))
+        view.require(found, wanted)
     else:
         view.serve(wanted, port, seconds, browser)
 

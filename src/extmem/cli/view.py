@@ -95,6 +95,13 @@ def survey(names: tuple[str, ...]) -> dict[str, Any]:
         return {"schema": schema_of("view"), **looked.latest, **found}
 
 
+def require(found: dict[str, Any], names: tuple[str, ...]) -> None:
+    """NotThere, for the streams that were asked for and that nobody publishes."""
+    for each in found["streams"]:
+        if each["name"] in names and each["state"] == "unreachable":
+            raise NotThere(f"the stream {plain(each['name'])!r} is not there: {each['why']}")
+
+
 def picture(name: str, path: str) -> dict[str, Any]:
     """Write the picture of a stream's newest frame, or of a shared object, as a PNG file."""
     from extmem.inspector.devices import Devices

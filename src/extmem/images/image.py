@@ -14,6 +14,7 @@ from extmem.memory import Memory
 from extmem.ownership import Ownership
 from extmem.share.passport import ImageInfo, Passport
 from extmem.submitting import Semaphores, submit
+from extmem.vk import mappings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,8 +156,6 @@ class Image:
         """
         import numpy as np
 
-        from extmem.interop import dlpack
-
         shape, dtype, offset, strides = self._lies(level, layer, plane)
         if not self.memory.host_visible:
             raise Unsupported(
@@ -164,7 +163,7 @@ class Image:
                 "copy with Device.upload and Device.readback"
             )
         self._look()
-        return np.ndarray(shape, dtype, dlpack.buffer_of(self.memory._bytes()), offset, strides)
+        return np.ndarray(shape, dtype, mappings.buffer_of(self.memory._bytes()), offset, strides)
 
     def _lies(
         self, level: int = 0, layer: int = 0, plane: int = 0

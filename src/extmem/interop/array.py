@@ -11,6 +11,7 @@ import numpy as np
 
 from extmem.interop import dlpack, placing
 from extmem.interop.dlpack import BFLOAT16
+from extmem.vk import mappings
 
 if TYPE_CHECKING:
     from extmem.interop.cuda.views import CudaArray
@@ -86,7 +87,7 @@ class Array:
             self._elements = np.ndarray(
                 self.shape,
                 self._kind,
-                buffer=dlpack.buffer_of(self.memory.view()),
+                buffer=mappings.buffer_of(self.memory.view()),
                 offset=self.offset,
                 strides=self.strides,
             )

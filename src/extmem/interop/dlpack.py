@@ -25,7 +25,6 @@ __all__ = [
     "CPU",
     "CUDA",
     "Described",
-    "buffer_of",
     "check_reach",
     "checked",
     "compact",
@@ -110,13 +109,6 @@ def _kind_of(dtype: Any) -> tuple[str, np.dtype[Any]]:
             f"{BFLOAT16!r} (Memory.numpy takes whatever NumPy can look at)"
         )
     return kind.name if kind.isnative else kind.str, kind
-
-
-def buffer_of(view: memoryview) -> Any:
-    """What NumPy makes arrays of. It looks behind a memoryview, so that arrays of one to be read
-    alone would let themselves be made writable, and a store end the process.
-    """
-    return np.frombuffer(view, "uint8") if view.readonly else view
 
 
 def checked(

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from extmem.errors import ViewsAlive
 
-__all__ = ["Mapping", "note_owner", "with_owners"]
+__all__ = ["Mapping", "buffer_of", "note_owner", "with_owners"]
 
 # Two threads that look first must get one array, or one of their views would not be counted.
 _making = threading.Lock()
@@ -109,3 +109,14 @@ def with_owners() -> list[tuple[Mapping, Any]]:
     with _noting:
         found = [(mapping, owner()) for mapping, owner in _owners.items()]
     return [(mapping, owner) for mapping, owner in found if owner is not None]
+
+
+def buffer_of(view: memoryview) -> Any:
+    """What NumPy makes arrays of. It looks behind a memoryview, so that arrays of one to be read
+    alone would let themselves be made writable, and a store end the process.
+    """
+    if not view.readonly:
+        return view
+    import numpy as np
+
+    return np.frombuffer(view, "uint8")
