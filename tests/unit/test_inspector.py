@@ -401,7 +401,11 @@ def test_what_is_printed_is_as_its_schema_says(tmp_path: Path, name: str) -> Non
             frame.numpy()[...] = 7
         survey = view("--json")
         picture = view(name, "--png", str(tmp_path / "x.png"), "--json")
+        absent = view(f"{name}-absent", "--json")
     checked = jsonschema.Draft202012Validator(schemas.read("view"))
+    assert absent.returncode == 3
+    assert "nobody publishes" in absent.stderr
+    checked.validate(json.loads(absent.stdout))
     for done in (survey, picture):
         assert (done.returncode, done.stderr) == (0, "")
         checked.validate(json.loads(done.stdout))
