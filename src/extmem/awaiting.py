@@ -8,6 +8,8 @@ Fences it looks at now and then, more rarely the longer they take. A submission 
 timeline would be woken for at once, but it says when everything that was submitted *here* is
 done: an imported fence is signalled by another process, and one of the caller's may be submitted
 later.
+
+Where the driver would keep a processor busy while it sleeps on several, all are looked at so.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from extmem import vk
 from extmem.errors import ClosedError, ExtmemError
-from extmem.reading import sleep_on
+from extmem.reading import LONGEST_NAP, manners_of, sleep_on_any
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,7 +36,6 @@ __all__ = ["Waiter"]
 _MILLISECOND = 1_000_000  # nanoseconds
 _LINGER = 1000 * _MILLISECOND  # how long the thread stays when nothing is awaited
 _LONGEST = 250 * _MILLISECOND
-_LONGEST_FOR_FENCES = 10 * _MILLISECOND
 _SHORTEST = _MILLISECOND // 8
 
 
@@ -159,7 +160,7 @@ class Waiter:
                 now = time.monotonic_ns()
                 if waits or ended:
                     idle_since = now
-                elif self._closed or now - idle_since >= _LINGER:
+                if not waits and (self._closed or now - idle_since >= _LINGER):
                     self._thread = self._bell = None
                     break
             try:
@@ -178,7 +179,7 @@ def _pause(waits: list[Wait], now: int) -> int:
     for wait in waits:
         gone_by = max((now - wait.began) // 8, _SHORTEST)
         if wait.moment is None:
-            longest = min(longest, gone_by, _LONGEST_FOR_FENCES)
+            longest = min(longest, gone_by, LONGEST_NAP)
         elif wait.polite:  # a driver in C may sleep in steps of its own
             longest = min(longest, gone_by)
     return longest
@@ -211,7 +212,8 @@ def _tell(future: asyncio.Future[None], error: Exception | None) -> None:
 
 class Bell:
     """What the thread sleeps on besides what is awaited: a timeline that counts how often it was
-    rung; an event where the device has no timelines, so that there are only fences to look at.
+    rung; an event where the device has no timelines, so that there are only fences to look at,
+    and where its driver does not sleep well on several of them.
     """
 
     def __init__(self, device: Device) -> None:
@@ -220,6 +222,7 @@ class Bell:
         self._event = threading.Event()
         self._device = device.handle
         self._semaphore: Any = None
+        self._manners = manners_of(device.handle)
         if device.timelines:
             kind = vk.VkSemaphoreTypeCreateInfo(semaphoreType=vk.VK_SEMAPHORE_TYPE_TIMELINE)
             self._semaphore = vk.vkCreateSemaphore(
@@ -230,8 +233,8 @@ class Bell:
         """Wake the thread."""
         with self._lock:
             self.rung += 1
+            self._event.set()
             if self._semaphore is None:
-                self._event.set()
                 return
             vk.vkSignalSemaphore(
                 self._device, vk.VkSemaphoreSignalInfo(semaphore=self._semaphore, value=self.rung)
@@ -239,13 +242,15 @@ class Bell:
 
     def sleep(self, heard: int, waits: list[Wait], nanoseconds: int) -> None:
         """Until it is rung once more than was heard, or a timeline has reached its value."""
-        if self._semaphore is None:
+        if self._semaphore is None or self._manners.spins:
+            if waits:
+                nanoseconds = min(nanoseconds, LONGEST_NAP)
             self._event.wait(nanoseconds / 1e9)
-            self._event.clear()
+            self._event.clear()  # what was heard is looked for after this
             return
         moments = [(self._semaphore, heard + 1)]
         moments += [(wait.moment, wait.value) for wait in waits if wait.moment is not None]
-        sleep_on(self._device, moments, any_of=True)(nanoseconds)
+        sleep_on_any(self._device, moments)(nanoseconds)
 
     def close(self) -> None:
         """The thread has ended."""

@@ -9,6 +9,8 @@ Both halves have to name the same layouts. So a release first brings an image in
 which it is handed over, and hands it over without another change; an acquire takes it in that
 layout, and every change after that is its owner's own business.
 
+It changes with the submission. From then on the device does it, and Ctrl-C ends the wait alone.
+
 The images of a stream are handed over by the stream (`start_over`, `give`, `receive`): whoever
 writes takes one as if it were new, and several may receive what he gives, to read it.
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from extmem import vk
 from extmem.errors import OwnershipError, Unsupported
@@ -80,6 +82,9 @@ class Ownership:
     # "a frame of a stream", which hands it over by itself; "": who uses it does, by hand.
     keeper: str = ""
     read_only: bool = False  # others read it at the same time, so nobody here writes it
+    # One item, which whoever hands it over takes out. No lock: he may wait for semaphores of the
+    # host meanwhile, and a signal's handler may come in between.
+    turn: list[None] = field(default_factory=lambda: [None], repr=False)
 
     def use(self, *, strict: bool = True, writing: bool = False) -> None:
         """It is about to be read or written by the device.
@@ -141,8 +146,6 @@ def acquire(
     _check(device, state, source, "source")
     number = layout_of(layout)
     _check_d3d11(state, number, (_GENERAL, _UNDEFINED), "acquired in")
-    if state.here:
-        raise OwnershipError(f"{state.what} is acquired already; release() gives it to others")
     own = _IGNORED if state.concurrent else device.queue_family
     # Who takes it as undefined says that nothing of it is needed. It has to become something.
     after = _GENERAL if number == _UNDEFINED else number
@@ -150,8 +153,15 @@ def acquire(
     def record(commands: vk.VkCommandBuffer) -> None:
         _acquired(commands, what, number, after, _FAMILIES[source], own)
 
-    submit(device, record, wait=wait)
-    state.here, state.untouched, state.layout = True, False, after
+    with _Turn(state) as turn:
+        if state.here:
+            raise OwnershipError(f"{state.what} is acquired already; release() gives it to others")
+
+        def submitted() -> None:
+            state.here, state.untouched, state.layout = True, False, after
+            turn.end()
+
+        submit(device, record, wait=wait, submitted=submitted)
 
 
 def release(
@@ -168,17 +178,52 @@ def release(
     if number == _UNDEFINED:
         raise ValueError("an image is not released as undefined: nobody could read it then")
     _check_d3d11(state, number, (_GENERAL,), "released in")
-    if not state.here:
-        raise OwnershipError(
-            f"{state.what} is not owned here, so it cannot be released; acquire() it"
-        )
     own = _IGNORED if state.concurrent else device.queue_family
 
     def record(commands: vk.VkCommandBuffer) -> None:
         _released(commands, what, state.layout, number, own, _FAMILIES[to])
 
-    submit(device, record, signal=signal)
-    state.here, state.layout = False, number
+    with _Turn(state) as turn:
+        if not state.here:
+            raise OwnershipError(
+                f"{state.what} is not owned here, so it cannot be released; acquire() it"
+            )
+
+        def submitted() -> None:
+            state.here, state.layout = False, number
+            turn.end()
+
+        submit(device, record, signal=signal, submitted=submitted)
+
+
+class _Turn:
+    """To hand a resource over, as the only thread that does: until it was submitted, or was not."""
+
+    __slots__ = ("_mine", "_state")
+
+    def __init__(self, state: Ownership) -> None:
+        self._state = state
+        self._mine = False
+
+    def __enter__(self) -> Self:
+        try:
+            self._state.turn.pop()
+        except IndexError:
+            raise OwnershipError(
+                f"{self._state.what} is being acquired or released by another thread at this "
+                "moment; let one thread do that, or wait for the other"
+            ) from None
+        self._mine = True
+        return self
+
+    def end(self) -> None:
+        """Others may, from now on."""
+        if self._mine:
+            self._mine = False
+            self._state.turn.append(None)
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
 
 # -- images of streams ----------------------------------------------------------------------------
@@ -213,9 +258,13 @@ def give(
                 commands, each, each.ownership.layout, _GENERAL, device.queue_family, external
             )
 
-    device._work.submit(record, wait=wait, signal=signal, to_the_end=not at_once)
-    for each in images:
-        each.ownership.here, each.ownership.layout = False, _GENERAL
+    def submitted() -> None:
+        for each in images:
+            each.ownership.here, each.ownership.layout = False, _GENERAL
+
+    device._work.submit(
+        record, wait=wait, signal=signal, to_the_end=not at_once, submitted=submitted
+    )
 
 
 def receive(

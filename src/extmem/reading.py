@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import time
 from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
 
 from extmem import vk, waiting
 from extmem.drivers.driver import Timeline, Timelines
@@ -20,9 +22,19 @@ from extmem.vk import calls
 from extmem.vk._dispatch import Dispatch
 from extmem.waiting import Spin
 
-__all__ = ["Counter", "FenceStatus", "sleep_on"]
+__all__ = [
+    "LONGEST_NAP",
+    "Counter",
+    "FenceStatus",
+    "Manners",
+    "manners_of",
+    "napper",
+    "sleep_on",
+    "sleep_on_any",
+]
 
-_SLICE = 2_000_000_000  # nanoseconds of direct sleep, after which a lost device is noticed
+LONGEST_NAP = 10_000_000  # nanoseconds between looks at what cannot be slept on
+_SHORTEST_NAP = 100_000
 
 
 def _dispatch(device: vk.VkDevice) -> Dispatch:
@@ -31,15 +43,101 @@ def _dispatch(device: vk.VkDevice) -> Dispatch:
     return found
 
 
-def sleep_on(
-    device: vk.VkDevice, moments: Sequence[tuple[vk.VkSemaphore, int]], *, any_of: bool = False
+class Manners:
+    """Whether a device sleeps while it waits for any of several timelines, or keeps a processor
+    busy: Mesa's software driver looks at them without end. That is measured while it is done.
+
+    >>> manners = Manners()
+    >>> manners.learn(150_000_000, burned=2_000_000)
+    >>> manners.spins
+    False
+    >>> manners.learn(150_000_000, burned=149_000_000)
+    >>> manners.spins
+    True
+    """
+
+    SHORTEST = 1_000_000  # nanoseconds of sleep from which on it is not waking up that is measured
+    # Of sleep that are judged together: some systems count a thread's time in ticks of 16 ms.
+    PROOF = 100_000_000
+    SHARE = 4  # who was busy for one part in so many spins; the processor may have been shared
+
+    __slots__ = ("_burned", "_slept", "spins")
+
+    def __init__(self) -> None:
+        self.spins = False  # for good, once it was seen
+        self._slept = self._burned = 0  # nanoseconds
+
+    def learn(self, slept: int, burned: int) -> None:
+        """A sleep that nothing ended took so many nanoseconds, and so many of the processor's."""
+        if slept < self.SHORTEST:
+            return
+        self._slept += slept
+        self._burned += burned
+        if self._slept >= self.PROOF:
+            self.spins = self.spins or self._burned * self.SHARE > self._slept
+            self._slept = self._burned = 0
+
+
+_manners: WeakKeyDictionary[Dispatch, Manners] = WeakKeyDictionary()
+
+
+def manners_of(device: vk.VkDevice) -> Manners:
+    """What was learned of a device so far."""
+    dispatch = _dispatch(device)
+    return _manners.get(dispatch) or _manners.setdefault(dispatch, Manners())
+
+
+def napper() -> Callable[[int], bool]:
+    """How to sleep, for nanoseconds at most, where no driver does it well: in steps that grow from
+    now on, after each of which the caller looks for himself.
+    """
+    began = time.monotonic_ns()
+
+    def nap(nanoseconds: int) -> bool:
+        gone_by = (time.monotonic_ns() - began) // 8
+        time.sleep(min(nanoseconds, max(gone_by, _SHORTEST_NAP), LONGEST_NAP) / 1e9)
+        return False
+
+    return nap
+
+
+def sleep_on_any(
+    device: vk.VkDevice, moments: Sequence[tuple[vk.VkSemaphore, int]]
 ) -> Callable[[int], bool]:
-    """How to sleep in the driver until timelines have reached values, all or any, in nanoseconds.
+    """How to sleep, for nanoseconds at most, until any of several timelines has reached its value:
+    in the driver, or in steps if that keeps a processor busy. Not checked, as `sleep_on`.
+    """
+    if len(moments) == 1:
+        return sleep_on(device, moments)
+    manners, nap = manners_of(device), napper()
+    in_driver = sleep_on(device, moments, flags=int(vk.VK_SEMAPHORE_WAIT_ANY_BIT))
+
+    def sleep(nanoseconds: int) -> bool:
+        if manners.spins:
+            return nap(nanoseconds)
+        if nanoseconds < manners.SHORTEST:
+            return in_driver(nanoseconds)
+        began, busy = time.monotonic_ns(), time.thread_time_ns()
+        if in_driver(nanoseconds):
+            return True
+        manners.learn(time.monotonic_ns() - began, time.thread_time_ns() - busy)
+        return False
+
+    return sleep
+
+
+def sleep_on(
+    device: vk.VkDevice, moments: Sequence[tuple[vk.VkSemaphore, int]], *, flags: int = 0
+) -> Callable[[int], bool]:
+    """How to sleep in the driver, for nanoseconds at most, until all of several timelines have
+    reached their values.
+
+    flags: of vkWaitSemaphores
 
     Not checked: the caller has had each of them checked.
     """
     info = vk.VkSemaphoreWaitInfo(
-        flags=vk.VK_SEMAPHORE_WAIT_ANY_BIT if any_of else 0,
+        flags=flags,
         pSemaphores=[semaphore for semaphore, _ in moments],
         pValues=[value for _, value in moments],
     )
@@ -168,10 +266,16 @@ class Counter:
 
         return look
 
-    def wait(self, deadline: int | None, spin: Spin, value: int) -> bool:
-        """Wait until it has reached a value; whether that was before the deadline."""
+    def wait(
+        self, deadline: int | None, spin: Spin, value: int, others: Sequence[Life] = ()
+    ) -> bool:
+        """Wait until it has reached a value; whether that was before the deadline.
+
+        others: of what is to be waited for afterwards. ClosedError if one of it is closed
+        """
         if self.check(value):
             return True
+        ready = self.ready(value) if not others else _while_open(others, self.ready(value))
         by_command: Callable[[int], bool] | None = None
         direct = self._find_direct()
 
@@ -179,14 +283,26 @@ class Counter:
             nonlocal by_command
             if direct is not None:
                 try:
-                    return direct.sleep(value, min(nanoseconds, _SLICE) / 1e9)
+                    return direct.sleep(value, nanoseconds / 1e9)
                 except Exception:
                     pass
             if by_command is None:
                 by_command = sleep_on(self._device, [(self._semaphore, value)])
             return by_command(nanoseconds)
 
-        return waiting.wait(self.ready(value), sleep, spin, deadline, polite=self.polite)
+        return waiting.wait(ready, sleep, spin, deadline, polite=self.polite)
+
+
+def _while_open(others: Sequence[Life], look: Callable[[], bool]) -> Callable[[], bool]:
+    """A look that minds whether others were closed, too."""
+
+    def look_at_all() -> bool:
+        for life in others:
+            if life.closed:
+                life.still_open()
+        return look()
+
+    return look_at_all
 
 
 class FenceStatus:

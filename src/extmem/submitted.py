@@ -45,6 +45,8 @@ class Batch:
     waits: list[tuple[Record, int]] = field(default_factory=list)
     signals: list[tuple[Record, int]] = field(default_factory=list)
     memories: frozenset[int] = frozenset()  # VkDeviceMemory that its commands touch
+    # Its command buffers, those that they execute, and the buffers, images and events in them.
+    uses: frozenset[Record] = frozenset()
     after: list[Batch] = field(default_factory=list)  # that signal the binary ones it waits for
     # A fence whose signal is the only sign of this batch's end, besides timeline semaphores.
     fence: Record | None = None
@@ -56,6 +58,7 @@ class Batch:
         self.after = []
         self.waits = self.signals = []
         self.memories = frozenset()
+        self.uses = frozenset()
         self.fence = None
 
 
@@ -196,6 +199,13 @@ class Submitted:
             for batch in self:
                 if not batch.finished and fits(batch):
                     self.finish(batch)
+
+    def replaced(self, record: Record) -> None:
+        """Another payload stands in a semaphore: what it says is of nothing submitted so far."""
+        with self._lock:
+            for batch in self:
+                batch.waits = [each for each in batch.waits if each[0] is not record]
+                batch.signals = [each for each in batch.signals if each[0] is not record]
 
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._queues.values())

@@ -23,6 +23,11 @@ def submit(
     record: Callable[[vk.VkCommandBuffer], None] | None,
     wait: Semaphores = (),
     signal: Semaphores = (),
+    submitted: Callable[[], None] | None = None,
 ) -> None:
-    """Record commands, submit them after `wait` and before `signal`, and see them done."""
-    device._work.submit(record, wait=wait, signal=signal, to_the_end=True)
+    """Record commands, submit them after `wait` and before `signal`, and see them done.
+
+    submitted: called as soon as the queue has them; they will be done then, whether anybody sees it
+        or not
+    """
+    device._work.submit(record, wait=wait, signal=signal, to_the_end=True, submitted=submitted)

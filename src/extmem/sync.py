@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -111,6 +112,7 @@ class Synchronizer:
         "sync_fd" is a copy: it takes what was submitted to be signalled, and leaves this
         unsignalled. Its value is -1 where that has happened already.
         """
+        _ = self._handle()  # says why, where it is closed
         names = ", ".join(each.name for each in self.exported)
         if handle_type is None:
             if len(self.exported) != 1:
@@ -197,8 +199,8 @@ class Synchronizer:
                 ResourceWarning,
                 stacklevel=2,
             )
-            # A device that was destroyed under it took it along.
-            if not self.device.closed:
+            # A device that was destroyed under it took it along, and the end of the process will.
+            if not self.device.closed and not sys.is_finalizing():
                 self.close()
 
 
@@ -248,6 +250,12 @@ class Semaphore(Synchronizer):
         self._dispatch: Any = handle.dispatch
 
     @property
+    def _counts(self) -> bool:
+        """Whether what is behind it counts, whatever it is itself."""
+        types = (*self.exported, self.imported)
+        return any(each is not None and each.name == "d3d12_fence" for each in types)
+
+    @property
     def handle(self) -> vk.VkSemaphore:
         """The VkSemaphore, for calls of `extmem.vk`; still owned by this object."""
         found: vk.VkSemaphore = self._handle()
@@ -261,13 +269,20 @@ class Semaphore(Synchronizer):
 
     def check_value(self, value: Any) -> None:
         """Refuse a value where there is none, and the lack of one where it is needed."""
-        if not self.timeline and value is not None:
-            raise ValueError(f"{self!r} is binary and has no values; pass it bare")
-        if self.timeline and (not isinstance(value, int) or isinstance(value, bool)):
+        if not self.timeline:
+            if value is not None:
+                raise ValueError(f"{self!r} is binary and has no values; pass it bare")
+            if self._counts:
+                raise Unsupported(
+                    f"{self!r} is binary, but a fence of Direct3D 12 counts, and what is submitted "
+                    "here has no value for it: make it, or import it, with timeline=True"
+                )
+            return
+        if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(
                 f"the value of {self!r} is {value!r}; expected (semaphore, value), with a number"
             )
-        if self.timeline and not 0 <= value < 1 << 64:
+        if not 0 <= value < 1 << 64:
             raise ValueError(f"the value {value} does not fit into 64 bits without a sign")
 
     def waitable(self, value: Any) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
 from extmem import waiting
-from extmem.reading import sleep_on
+from extmem.reading import napper, sleep_on_any
 from extmem.sync import Semaphore
 
 __all__ = ["wait_all", "wait_any"]
-
-_LONGEST_NAP = 10_000_000  # nanoseconds between looks at devices that cannot be slept on together
 
 
 def wait_all(moments: Iterable[tuple[Semaphore, int]], timeout: float | None = None) -> None:
@@ -20,6 +17,8 @@ def wait_all(moments: Iterable[tuple[Semaphore, int]], timeout: float | None = N
 
     moments: pairs of a timeline semaphore and a value; the semaphores may be of several devices
     timeout: seconds; TimeoutError when they have passed. None waits for ever
+
+    ClosedError if another thread closes one that is still waited for.
 
     >>> import extmem
     >>> with extmem.open_device(driver="embedded") as gpu:
@@ -32,7 +31,8 @@ def wait_all(moments: Iterable[tuple[Semaphore, int]], timeout: float | None = N
         pairs = _checked(moments, lives)
         # One after the other: a timeline that has reached its value does not go back.
         for done, (semaphore, value) in enumerate(pairs):
-            if not semaphore.reader.wait(deadline, semaphore.spin, value):
+            left = [later.life for later, _ in pairs[done + 1 :]]
+            if not semaphore.reader.wait(deadline, semaphore.spin, value, left):
                 raise TimeoutError(
                     f"{len(pairs) - done} of {len(pairs)} timelines have not reached their values "
                     f"after {timeout:g} s, or have not been looked at; the first is {semaphore!r}, "
@@ -44,8 +44,11 @@ def wait_any(moments: Iterable[tuple[Semaphore, int]], timeout: float | None = N
     """Wait until one of several timelines has reached its value; which one, by its place.
 
     moments: pairs of a timeline semaphore and a value; the semaphores may be of several devices,
-        which are then looked at in turn, at least a hundred times a second
+        which are then looked at in turn, about a hundred times a second. The same is done on a
+        device whose driver would keep a processor busy
     timeout: seconds; TimeoutError when they have passed. None waits for ever
+
+    ClosedError if another thread closes one of them meanwhile.
 
     >>> import extmem
     >>> with extmem.open_device(driver="embedded") as gpu:
@@ -93,14 +96,14 @@ def _checked(
 def _sleep(pairs: list[tuple[Semaphore, int]]) -> Callable[[int], bool]:
     device = pairs[0][0].device
     if all(semaphore.device is device for semaphore, _ in pairs):
-        moments = [(semaphore.handle, value) for semaphore, value in pairs]
-        return sleep_on(device.handle, moments, any_of=True)
-    began = time.monotonic_ns()
+        found: Callable[[int], bool] | None = None
 
-    def nap(nanoseconds: int) -> bool:
-        # Each device sleeps by itself, so that all of them are looked at now and then instead.
-        gone_by = (time.monotonic_ns() - began) // 8
-        time.sleep(min(nanoseconds, max(gone_by, 100_000), _LONGEST_NAP) / 1e9)
-        return False
+        def sleep(nanoseconds: int) -> bool:
+            nonlocal found
+            if found is None:  # not before it is needed: what is there already is not slept for
+                moments = [(semaphore.reader.moment, value) for semaphore, value in pairs]
+                found = sleep_on_any(device.handle, moments)
+            return found(nanoseconds)
 
-    return nap
+        return sleep
+    return napper()  # each device sleeps by itself: all of them are looked at now and then

@@ -12,7 +12,6 @@ other threads of the process from making true what it waits for. It is let go of
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import threading
 import time
@@ -35,7 +34,6 @@ _FIRST_SLEEP = _MILLISECOND // 4
 # speak of is measured in bench/waiting.py. Elsewhere it ends for whoever closes what is waited for.
 _LONGEST_IN_MAIN = 100 * _MILLISECOND
 _LONGEST = 250 * _MILLISECOND
-_LONGEST_DIRECT = 2000 * _MILLISECOND  # of the embedded device, which wakes for all of that
 
 _Function: Any = type(ctypes.CFUNCTYPE(None)()).__mro__[1]  # every C function of ctypes
 
@@ -146,8 +144,8 @@ class Spin:
 def deadline_of(timeout: float | None) -> int | None:
     """When a timeout in seconds passes, on the clock of `time.monotonic_ns`; None for never.
 
-    >>> deadline_of(None) is None, deadline_of(float("inf")) is None
-    (True, True)
+    >>> deadline_of(None) is None, deadline_of(float("inf")) is None, deadline_of(10**400) is None
+    (True, True, True)
     >>> deadline_of(-1)
     Traceback (most recent call last):
     ValueError: timeout is -1; expected seconds, 0 or more, or None to wait for ever
@@ -156,12 +154,12 @@ def deadline_of(timeout: float | None) -> int | None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout is {timeout!r}; expected seconds, or None to wait for ever")
-    if math.isnan(timeout) or timeout < 0:
+    if timeout >= FOREVER / 1e9:  # first: a number may be too large to be anything else
+        return None
+    if not timeout >= 0:  # or no number
         raise ValueError(
             f"timeout is {timeout}; expected seconds, 0 or more, or None to wait for ever"
         )
-    if timeout >= FOREVER / 1e9:
-        return None
     return time.monotonic_ns() + int(timeout * 1e9)
 
 
@@ -171,7 +169,7 @@ def longest_sleep(polite: bool = True) -> int:
     polite: it is one in C. The embedded device lets Ctrl-C through
     """
     in_main = threading.current_thread() is threading.main_thread()
-    return _LONGEST_DIRECT if not polite else _LONGEST_IN_MAIN if in_main else _LONGEST
+    return _LONGEST_IN_MAIN if polite and in_main else _LONGEST
 
 
 def wait(

@@ -112,8 +112,11 @@ class Work:
         signal: Moments = (),
         fence: Fence | None = None,
         to_the_end: bool = False,  # return when the device has done it
+        submitted: Callable[[], None] | None = None,
     ) -> None:
         """Submit commands, or none, that wait and signal.
+
+        submitted: called as soon as the queue has it, before it is waited for
 
         The device cannot look at semaphores of the host: they are waited for here, before the
         submission, and signalled here, once it has ended.
@@ -129,7 +132,7 @@ class Work:
         for semaphore, value in before:
             semaphore.wait(value)
         self.collect()
-        submission = self._submitted(record, waits, signals, fence)
+        submission = self._submitted(record, waits, signals, fence, submitted)
         if to_the_end or after:
             self._wait_for(submission, None)
             # Mesa's drivers show a fence before the timelines of the same submission.
@@ -140,7 +143,12 @@ class Work:
             semaphore.signal(value)
 
     def _submitted(
-        self, record: Recorder | None, waits: _Pairs, signals: _Pairs, fence: Fence | None
+        self,
+        record: Recorder | None,
+        waits: _Pairs,
+        signals: _Pairs,
+        fence: Fence | None,
+        submitted: Callable[[], None] | None,
     ) -> Submission:
         device = self._device.handle
         with ExitStack() as undo:
@@ -161,6 +169,8 @@ class Work:
                 kit.whole = True
                 submission = Submission(own, life, status, undo.pop_all())
                 self._pending.append(submission)
+                if submitted is not None:
+                    submitted()
                 if fence is not None:
                     # The caller may reset his own at any time, so that it cannot tell us the end.
                     vk.vkQueueSubmit(self._device.queue, 0, None, own)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -76,7 +78,7 @@ def test_a_timeout_passes(done: Semaphore, timeout: float) -> None:
     assert lasted(began, timeout)
 
 
-@pytest.mark.parametrize("timeout", [1e9, 1e30, math.inf])
+@pytest.mark.parametrize("timeout", [1e9, 1e30, math.inf, 10**400])
 def test_a_timeout_that_is_huge(done: Semaphore, timeout: float) -> None:
     timer = later(lambda: done.signal(1))
     done.wait(1, timeout)
@@ -346,6 +348,8 @@ def test_closed_means_closed(gpu: Device, done: Semaphore) -> None:
         lambda: done.wait(0),
         lambda: done.signal(1),
         lambda: done.handle,
+        lambda: done.export(),
+        lambda: done.export("opaque_fd"),
         lambda: gpu.submit(signal=[(done, 1)]),
         lambda: asyncio.run(done.reached(0)),
         lambda: wait_all([(done, 0)]),
@@ -379,6 +383,31 @@ def test_forgotten_semaphores_warn(gpu: Device) -> None:
         gpu.semaphore()
     with pytest.warns(ResourceWarning, match="binary semaphore"):
         gpu.semaphore(timeline=False)
+
+
+_FORGETFUL = """
+import sys
+import extmem
+gpu = extmem.open_device(driver=sys.argv[1])
+done, ended = gpu.semaphore(), gpu.fence()
+def use():
+    return gpu, done, ended
+"""
+
+
+def test_a_script_that_closes_nothing_ends_in_peace(driver: str) -> None:
+    """Python may end before what a function of it uses is gone, and then nothing can be called."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", _FORGETFUL, driver],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert ended.returncode == 0, ended.stderr
+    told = ended.stderr.splitlines()
+    assert all("ResourceWarning" in line for line in told), ended.stderr
+    for what in ("a timeline semaphore was", "a fence was"):
+        assert sum(what in line for line in told) == 1, ended.stderr
 
 
 def test_closed_things_do_not_warn(driver: str) -> None:

@@ -640,6 +640,7 @@ def test_seats_believe_nothing(used_before: None) -> None:
                 _ = given.gone
             taken.leave()
             given.end()
+            given.close()
 
 
 def test_the_device_has_to_be_the_streams(publish: Publish, name: str) -> None:

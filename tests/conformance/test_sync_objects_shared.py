@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import extmem
-from extmem import Device, PassportError, Semaphore
+from extmem import Device, PassportError, Semaphore, Unsupported
 from extmem.handle_types import sync_type
 from extmem.handles.handle import Handle
 from extmem.share import parcels
@@ -352,6 +352,25 @@ def test_things_are_not_mistaken_for_each_other(embedded: Device, kind: str) -> 
         with embedded.import_semaphore(one.value, passport=stranger.encode()) as again:
             semaphore.signal(4)
             assert again.value == 4
+
+
+def test_a_binary_semaphore_of_direct3d_12_is_not_submitted(embedded: Device) -> None:
+    """Its fences count, and the device waits for values of them that only a timeline has here."""
+    with (
+        embedded.semaphore(timeline=False, export="d3d12_fence") as binary,
+        embedded.semaphore(export="d3d12_fence") as timeline,
+        timeline.export() as handle,
+        embedded.import_semaphore(
+            handle.value, handle_type="d3d12_fence", timeline=False
+        ) as imported,
+    ):
+        for each in (binary, imported):
+            with pytest.raises(Unsupported, match="timeline=True"):
+                embedded.submit(wait=[each])
+            with pytest.raises(Unsupported, match="timeline=True"):
+                embedded.submit(signal=[each])
+        embedded.submit(signal=[(timeline, 3)])
+        timeline.wait(3, timeout=PATIENCE)
 
 
 def test_another_device_is_refused(embedded: Device) -> None:

@@ -112,6 +112,21 @@ def image_with_three_samples(here: Scene) -> None:
     _make(here, samples=3)
 
 
+@trap(f"{_IMAGE}-samples-02257")
+def image_with_levels_of_several_samples(here: Scene) -> None:
+    _make(here, samples=4, mipLevels=2)
+
+
+@trap(f"{_IMAGE}-samples-02257")
+def volume_of_several_samples(here: Scene) -> None:
+    _make(here, samples=4, imageType=vk.VK_IMAGE_TYPE_3D, extent=vk.VkExtent3D(8, 8, 8))
+
+
+@trap(f"{_IMAGE}-samples-02257")
+def linear_image_of_several_samples(here: Scene) -> None:
+    _make(here, samples=4, tiling=vk.VK_IMAGE_TILING_LINEAR)
+
+
 @trap(f"{_IMAGE}-samples-02258")
 def image_with_64_samples(here: Scene) -> None:
     _make(here, samples=64)

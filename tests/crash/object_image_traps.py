@@ -31,6 +31,11 @@ def _shared(here: Scene, **more: Any) -> Image:
 # -- making ---------------------------------------------------------------------------------------
 
 
+@trap(ValueError, says="samples is 4, with levels=2 and 2 sides")
+def picture_with_levels_of_several_samples(here: Scene) -> None:
+    here.gpu.image((8, 8), "rgba8", levels=2, samples=4)
+
+
 @trap(ValueError, says=r"shape is \(0, 0\); expected whole numbers from 1")
 def picture_of_nothing(here: Scene) -> None:
     here.gpu.image((0, 0), "rgba8")

@@ -146,6 +146,24 @@ def timeline_signalled_with_a_value_of_the_past(here: Scene) -> None:
     _submit(here, pSignalSemaphores=[past], pNext=_times(signals=[3]))
 
 
+@trap(f"{_SUBMIT}-pSignalSemaphores-03242")
+def timeline_signalled_twice_with_less(here: Scene) -> None:
+    made = here.semaphore(timeline=True)
+    _submit(here, pSignalSemaphores=[made, made], pNext=_times(signals=[20, 19]))
+
+
+@trap(ValueError, says=r"pSignalSemaphoreValues\[0\] was given 18446744073709551621")
+def timeline_signalled_with_more_than_64_bits(here: Scene) -> None:
+    made = here.semaphore(timeline=True)
+    _submit(here, pSignalSemaphores=[made], pNext=_times(signals=[2**64 + 5]))
+
+
+@trap(ValueError, says="waitSemaphoreCount is 2, but pWaitDstStageMask was given 1")
+def wait_of_a_queue_with_fewer_stages_than_semaphores(here: Scene) -> None:
+    waits = [here.semaphore(timeline=True, value=1) for _ in range(2)]
+    _submit(here, pWaitSemaphores=waits, pWaitDstStageMask=[_ALL], pNext=_times(waits=[1, 1]))
+
+
 @trap(ValueError, says="signalSemaphoreValueCount is 40")
 def timeline_with_a_count_of_values_that_lies(here: Scene) -> None:
     times = _times(signals=[1])
@@ -214,6 +232,13 @@ def second_submission_of_what_is_still_recorded(here: Scene) -> None:
 @trap("VUID-vkQueueSubmit2-pSubmits-parameter", needs="vkQueueSubmit2")
 def second_submissions_that_are_not_there(here: Scene) -> None:
     vk.vkQueueSubmit2(here.queue, 3, None, None)
+
+
+@trap("VUID-VkSubmitInfo2-semaphore-03882", needs="vkQueueSubmit2")
+def second_submission_that_signals_a_value_of_the_past(here: Scene) -> None:
+    past = here.semaphore(timeline=True, value=10)
+    signal = vk.VkSemaphoreSubmitInfo(semaphore=past, value=5, stageMask=_ALL)
+    vk.vkQueueSubmit2(here.queue, 1, [vk.VkSubmitInfo2(pSignalSemaphoreInfos=[signal])], None)
 
 
 @trap("VUID-VkSubmitInfo2-pNext-pNext", needs="vkQueueSubmit2")

@@ -350,3 +350,22 @@ def name_of_a_fence_that_nobody_holds(here: Scene) -> None:
 @trap(f"{_FENCE_BY_NT}-handleType-01457", needs=_F_NT)
 def handle_as_a_fence_of_a_descriptors_type(here: Scene) -> None:
     _fence_by_nt(here, 0x7FFC, _FD)
+
+
+# -- several types at once ------------------------------------------------------------------------
+
+
+@trap(f"{_BY_NT}-handleType-01140", needs=_S_NT)
+def semaphore_imported_as_two_types_at_once(here: Scene) -> None:
+    handle = _get_nt(here, here.semaphore(types=_NT))
+    _by_nt(here, handle, _NT | _KMT)
+
+
+@trap(f"{_FENCE_BY_NT}-handleType-01457", needs=_F_NT)
+def fence_imported_as_two_types_at_once(here: Scene) -> None:
+    _fence_by_nt(here, 8, _NT | _KMT)
+
+
+@trap(f"{_BY_FD}-handleType-01143", on="linux", needs=_S_FD)
+def descriptor_imported_as_two_types_at_once(here: Scene) -> None:
+    _by_fd(here, here.fd(_get_fd(here, here.semaphore(types=_FD))), _FD | _SYNC, _TEMPORARY)

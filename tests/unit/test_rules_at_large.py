@@ -117,6 +117,15 @@ def test_levels_and_layers_to_the_last(gpu: Scene) -> None:
         _copied(gpu, buffer, image, extent=extent, part=(_COLOR, level, 2, 1))
 
 
+def test_several_samples_in_a_flat_image_of_one_level(gpu: Scene) -> None:
+    usage = vk.VK_IMAGE_USAGE_COLOR_ATTACHMENT_BIT | vk.VK_IMAGE_USAGE_TRANSFER_SRC_BIT
+    found = vk.vkGetPhysicalDeviceFormatProperties(gpu.physical, _RGBA)
+    if not found.optimalTilingFeatures & vk.VK_FORMAT_FEATURE_COLOR_ATTACHMENT_BIT:
+        driver_cannot("no colour attachments")
+    for layers in (1, 3):
+        _image(gpu, samples=vk.VK_SAMPLE_COUNT_4_BIT, usage=usage, arrayLayers=layers)
+
+
 def test_a_box_in_the_corner_and_the_bytes_that_it_takes(gpu: Scene) -> None:
     # Three rows of sixteen texels and a last one of eight: the buffer ends with the last texel.
     image, buffer = _image(gpu), gpu.bound((3 * 16 + 8) * 4)

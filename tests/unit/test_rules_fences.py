@@ -1,4 +1,4 @@
-"""Rules of fences alone: not replaced while a queue is to signal them, and snapshots."""
+"""Rules of fences alone: left alone while a queue is to signal them, and snapshots."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from extmem import vk
+from extmem import submitted, vk
 from extmem.vk.queries import Queries
 from tests.support.sync_side import SyncSide, offering
 
@@ -62,6 +62,83 @@ def test_a_fence_that_is_used_again(gpu: SyncSide) -> None:
         vk.vkResetFences(gpu.device, 1, [fence])
     command, *arguments = by_number(gpu, fence)
     command(*arguments)
+
+
+def submitting(gpu: SyncSide, fence: Any, way: str) -> tuple[Any, ...]:
+    return {"first": vk.vkQueueSubmit, "second": vk.vkQueueSubmit2}[way], gpu.queue, 0, None, fence
+
+
+@pytest.mark.parametrize("way", ["first", "second"])
+def test_fences_are_submitted_once(way: str) -> None:
+    signalled, pending = {
+        "first": ("VUID-vkQueueSubmit-fence-00063", "VUID-vkQueueSubmit-fence-00064"),
+        "second": ("VUID-vkQueueSubmit2-fence-04894", "VUID-vkQueueSubmit2-fence-04895"),
+    }[way]
+    with SyncSide(synchronization2=True) as gpu:
+        fence = gpu.fence()
+        gpu.breaks(signalled, *submitting(gpu, gpu.fence(signaled=True), way))
+        gate = gpu.blocked(fence=fence)
+        gpu.breaks(pending, *submitting(gpu, fence, way))
+        gpu.open(gate)  # nobody has looked at it
+        gpu.breaks(signalled, *submitting(gpu, fence, way))
+        vk.vkResetFences(gpu.device, 1, [fence])
+        command, *arguments = submitting(gpu, fence, way)
+        command(*arguments)
+
+
+def test_fences_are_reset_and_destroyed_after_their_signal(gpu: SyncSide) -> None:
+    reset, destroyed = "VUID-vkResetFences-pFences-01123", "VUID-vkDestroyFence-fence-01120"
+    fence, other = gpu.fence(), gpu.fence(signaled=True)
+    gate = gpu.blocked(fence=fence)
+    told = gpu.breaks(reset, vk.vkResetFences, gpu.device, 2, [other, fence])
+    assert "pFences[1]" in told
+    gpu.breaks(destroyed, vk.vkDestroyFence, gpu.device, fence)
+    vk.vkResetFences(gpu.device, 1, [other])
+    vk.vkDestroyFence(gpu.device, other)
+    gpu.open(gate)
+    vk.vkResetFences(gpu.device, 1, [fence])
+    vk.vkDestroyFence(gpu.device, fence)
+
+
+def test_a_fence_that_comes_after_other_signs_of_the_end(gpu: SyncSide) -> None:
+    """Drivers show a timeline before the fence of the same submission, or after it."""
+    fence, end = gpu.fence(), gpu.timeline()
+    gate = gpu.blocked([(end, 1)], fence=fence)
+    gpu.open(gate)
+    late = int(vk.VK_NOT_READY)
+    gpu.pretend("vkGetFenceStatus", lambda device, fence: late)
+    gpu.pretend("vkWaitForFences", lambda *given: int(vk.VK_TIMEOUT))
+    vk.vkResetFences(gpu.device, 1, [fence])
+    vk.vkDestroyFence(gpu.device, fence)
+
+
+def test_no_alarm_from_fences_that_others_signal(gpu: SyncSide) -> None:
+    fence = gpu.fence(NT)
+    gate = gpu.blocked(fence=fence)
+    gpu.facts(fence)["payload"].shared = True  # and may be reset by them
+    asked: list[Any] = []
+
+    def note(*given: Any) -> int:
+        asked.append(given)
+        return 0
+
+    gpu.pretend("vkResetFences", note)
+    vk.vkResetFences(gpu.device, 1, [fence])
+    assert len(asked) == 1
+    gpu.open(gate)
+
+
+def test_what_was_submitted_long_ago_is_pending_by_its_fence(gpu: SyncSide) -> None:
+    """Of a queue that has much to do, the oldest submissions are forgotten."""
+    fence = gpu.fence()
+    gate = gpu.blocked(fence=fence)
+    for _ in range(submitted.MOST):
+        gpu.submit(gpu.info())
+    assert gpu.facts(fence)["pending"].forgotten
+    vuid = "VUID-vkDestroyFence-fence-01120"
+    gpu.breaks(vuid, vk.vkDestroyFence, gpu.device, fence)
+    gpu.open(gate)
+    vk.vkDestroyFence(gpu.device, fence)
 
 
 @posix

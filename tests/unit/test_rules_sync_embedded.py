@@ -164,6 +164,27 @@ def test_types_of_semaphores_that_differ(gpu: Real) -> None:
     gpu.put("semaphore", counts, NT, handle=by_timeline)
 
 
+def test_a_fence_of_direct3d_in_a_timeline_is_there_for_good(gpu: Real) -> None:
+    temporary = "VUID-VkImportSemaphoreWin32HandleInfoKHR-flags-03322"
+    exported = gpu.make("semaphore", D3D12, timeline=True)
+    handle = gpu.get("semaphore", exported, D3D12)
+    there = gpu.make("semaphore", timeline=True)
+    gpu.breaks(temporary, *gpu.putting("semaphore", there, D3D12, handle=handle, flags=1))
+    gpu.put("semaphore", there, D3D12, handle=handle)
+
+
+def test_a_new_payload_tells_nothing_of_what_was_submitted(gpu: Real) -> None:
+    """A timeline at 5 becomes one at 0; what had waited for 5 has ended all the same."""
+    there, other = gpu.make("semaphore", timeline=True), gpu.make("semaphore", KMT, timeline=True)
+    gpu.submit(gpu.info(waits=[(there, 5)]))
+    vuid = "VUID-vkDestroySemaphore-semaphore-05149"
+    gpu.breaks(vuid, vk.vkDestroySemaphore, gpu.device, there)
+    gpu.open(there, 5)
+    gpu.put("semaphore", there, KMT, handle=gpu.get("semaphore", other, KMT))
+    assert vk.vkGetSemaphoreCounterValue(gpu.device, there) == 0
+    vk.vkDestroySemaphore(gpu.device, there)
+
+
 @objects
 def test_handles_of_another_device(gpu: Real, what: str) -> None:
     vuid = rule(what, "Win32Handle", "handle-01542", "handle-01539")

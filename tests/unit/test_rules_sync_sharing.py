@@ -276,6 +276,10 @@ def test_imported_as_a_type_of_its_way(
     for wrong in (FD, sort.copy):
         info = sort.importing("Win32", made, wrong, handle=6)
         gpu.breaks(sort.vuid("import nt"), by_handle, gpu.device, info)
+    # Several at once are none: no driver knows which is meant.
+    for several, said in ((NT | KMT, "several types at once"), (NT | FD, "no Windows handle")):
+        info = sort.importing("Win32", made, several, handle=6)
+        assert said in gpu.breaks(sort.vuid("import nt"), by_handle, gpu.device, info)
     by_handle(gpu.device, sort.importing("Win32", made, KMT, handle=6))
     offering(monkeypatch, External(1, 0x1F, 0))  # to be exported alone
     info = sort.importing("Win32", made, KMT, handle=6)

@@ -59,7 +59,7 @@ def make_image(
     restricts(device, access, types)
     mask = sum(each.bit for each in types)
     info = describe(shape, format, tiling=tiling, types=mask, **described)
-    _check_samples(info, tiling)
+    _check_samples(info)
     choice = _modifiers(device, info, types, modifiers)
     only = False
     for modifier in choice or (None,):
@@ -89,14 +89,13 @@ def make_image(
     return made[0]
 
 
-def _check_samples(info: ImageInfo, tiling: str) -> None:
+def _check_samples(info: ImageInfo) -> None:
     """ValueError where a pixel cannot have several samples."""
-    if info.samples == 1 or (info.type == 1 and info.levels == 1 and tiling != "linear"):
-        return
-    raise ValueError(
-        f"samples is {info.samples}, with levels={info.levels} and tiling={tiling!r}; "
-        "images with several samples have two sides, one level, and are not linear"
-    )
+    if info.samples > 1 and (info.type != 1 or info.levels > 1):
+        raise ValueError(
+            f"samples is {info.samples}, with levels={info.levels} and {info.type + 1} sides; "
+            "images with several samples have two sides and one level"
+        )
 
 
 def import_image(

@@ -130,11 +130,13 @@ def rules() -> list[Rule]:
 
 
 _loaded = False
+# `rules.implicit.check`. Kept: while Python ends, nothing can be imported any more.
+_implied: Callable[[Call], list[Problem]]
 
 
 def _load() -> None:
     # Here and not at the top: the rule modules import this one to register themselves.
-    global _loaded
+    global _loaded, _implied
     if not _loaded:
         from extmem.rules import (  # noqa: F401
             allocate,
@@ -147,7 +149,9 @@ def _load() -> None:
             fences,
             get_win32,
             host,
+            implicit,
             import_win32,
+            in_use,
             keyed_mutex,
             mapping,
             nv,
@@ -162,15 +166,14 @@ def _load() -> None:
             waits,
         )
 
+        _implied = implicit.check
         _loaded = True  # last: a module that fails to load must not leave some rules unchecked
 
 
 def check(call: Call, level: str) -> None:
     """Run every rule that applies to a call; raise RuleViolation with all that is wrong."""
-    from extmem.rules import implicit
-
     _load()
-    problems = implicit.check(call)
+    problems = _implied(call)
     stages = STAGES if level == "full" else STAGES[:1]
     for stage in stages:
         for site in call.sites:

@@ -1,4 +1,4 @@
-"""Rules of fences alone: they are not replaced while a queue is to signal them, and snapshots.
+"""Rules of fences alone: what may not be done to them while a queue is to signal them; snapshots.
 
 What they have in common with semaphores is in `sync_sharing.py`.
 """
@@ -38,6 +38,64 @@ def _pending(call: Call, found: Record) -> bool:
     if batch is None or batch.finished or current(found).shared:
         return False
     return call.asked.fence_signaled(found.value, _GRACE) is False
+
+
+def _in_use(call: Call, found: Record | None) -> bool:
+    """The same, where nothing else tells of the end either: a fence may be late."""
+    if found is None or not _pending(call, found):
+        return False
+    batch = found.facts["pending"]
+    return bool(batch.forgotten or call.asked.unfinished(batch))
+
+
+@rule("VUID-vkResetFences-pFences-01123", stage="device")
+def reset_once_they_are_signalled(call: Call, site: Site) -> Findings:
+    array = site.value("pFences")
+    for index in range(int(site.value("fenceCount")) if array else 0):
+        found = call.world.find("VkFence", int(array[index] or 0))
+        if found is not None and _in_use(call, found):
+            yield site.broken(
+                f"pFences[{index}]",
+                f"is still to be signalled by the queue {found.facts['pending'].queue:#x}.",
+                "Wait for it (vkWaitForFences), and reset it then.",
+            )
+
+
+@rule("VUID-vkDestroyFence-fence-01120", stage="device")
+def destroyed_once_it_is_signalled(call: Call, site: Site) -> Findings:
+    found = call.world.find("VkFence", int(site.value("fence") or 0))
+    if found is not None and _in_use(call, found):
+        yield site.broken(
+            "fence",
+            f"is still to be signalled by the queue {found.facts['pending'].queue:#x}.",
+            "Wait for it first (vkWaitForFences).",
+        )
+
+
+_SUBMITS = "VUID-vkQueueSubmit-fence", "VUID-vkQueueSubmit2-fence", "VUID-vkQueueBindSparse-fence"
+
+
+@rule(f"{_SUBMITS[0]}-00063", f"{_SUBMITS[1]}-04894", f"{_SUBMITS[2]}-01113", stage="device")
+def a_fence_that_is_not_signalled_yet(call: Call, site: Site) -> Findings:
+    fence = call.world.find("VkFence", int(site.value("fence") or 0))
+    if fence is not None and current(fence).signaled and not _pending(call, fence):
+        yield site.broken(
+            "fence",
+            "is signalled already.",
+            "Reset it (vkResetFences), or take another one.",
+        )
+
+
+@rule(f"{_SUBMITS[0]}-00064", f"{_SUBMITS[1]}-04895", f"{_SUBMITS[2]}-01114", stage="device")
+def a_fence_of_nothing_else(call: Call, site: Site) -> Findings:
+    fence = call.world.find("VkFence", int(site.value("fence") or 0))
+    if fence is not None and current(fence).signaled and _pending(call, fence):
+        yield site.broken(
+            "fence",
+            f"is still to be signalled by what was submitted to the queue "
+            f"{fence.facts['pending'].queue:#x} before.",
+            "Wait for it and reset it (vkResetFences), or take another one.",
+        )
 
 
 @rule("VUID-VkFenceGetFdInfoKHR-handleType-01454", stage="state")

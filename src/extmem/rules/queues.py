@@ -124,22 +124,6 @@ def a_queue_that_the_device_has(call: Call, site: Site) -> Findings:
 # -- what is submitted ----------------------------------------------------------------------------
 
 
-@rule(
-    "VUID-vkQueueSubmit-fence-00063",
-    "VUID-vkQueueSubmit2-fence-04894",
-    "VUID-vkQueueBindSparse-fence-01113",
-    stage="state",
-)
-def a_fence_that_is_not_signalled_yet(call: Call, site: Site) -> Findings:
-    fence = call.world.find("VkFence", int(site.value("fence") or 0))
-    if fence is not None and current(fence).signaled:
-        yield site.broken(
-            "fence",
-            "is signalled already, or will be by what was submitted with it before.",
-            "Wait for it and reset it (vkResetFences), or take another one.",
-        )
-
-
 @rule("VUID-VkDeviceGroupSubmitInfo-waitSemaphoreCount-00082", stage="chain")
 def a_device_for_each_wait(call: Call, site: Site) -> Findings:
     yield from _as_many(site, "waitSemaphoreCount", "device")

@@ -115,6 +115,11 @@ def _opaque_import(site: Site) -> bool:
     return bool(int(site.value("handleType")) & SEMAPHORES.opaque)
 
 
+def _d3d12_import(site: Site) -> bool:
+    fence = int(c.VK_EXTERNAL_SEMAPHORE_HANDLE_TYPE_D3D12_FENCE_BIT)
+    return site.owner.endswith("Win32HandleInfoKHR") and int(site.value("handleType")) == fence
+
+
 @rule(
     "VUID-VkImportSemaphoreFdInfoKHR-flags-03323",
     "VUID-VkImportSemaphoreWin32HandleInfoKHR-flags-03322",
@@ -126,8 +131,9 @@ def timelines_are_imported_for_good(call: Call, site: Site) -> Findings:
         return
     origin = imported(call, site)
     timeline = origin.timeline if origin is not None else None
-    if timeline is None and _opaque_import(site):
-        timeline = ours.facts["timeline"]  # another rule wants both to be of one type
+    if timeline is None and (_opaque_import(site) or _d3d12_import(site)):
+        # Another rule wants both to be of one type; and a fence of D3D12's has a value like ours.
+        timeline = ours.facts["timeline"]
     if timeline:
         yield site.broken(
             "flags",

@@ -21,6 +21,8 @@ _LINE, _FLAT, _VOLUME = (
     int(c.VK_IMAGE_TYPE_2D),
     int(c.VK_IMAGE_TYPE_3D),
 )
+_CUBE = int(c.VK_IMAGE_CREATE_CUBE_COMPATIBLE_BIT)
+_LINEAR = int(c.VK_IMAGE_TILING_LINEAR)
 _OPTIMAL = int(c.VK_IMAGE_TILING_OPTIMAL)
 _MODIFIER = int(c.VK_IMAGE_TILING_DRM_FORMAT_MODIFIER_EXT)
 _CONCURRENT = int(c.VK_SHARING_MODE_CONCURRENT)
@@ -100,6 +102,25 @@ def no_more_levels_than_halves(call: Call, site: Site) -> Findings:
             f"is {site.value('mipLevels')}, but an image of {_shown(site)} has {most} at most.",
             f"Use {most} levels at most.",
         )
+
+
+@rule("VUID-VkImageCreateInfo-samples-02257", stage="arguments")
+def several_samples_in_a_flat_image_of_one_level(call: Call, site: Site) -> Findings:
+    samples = int(site.value("samples"))
+    if samples.bit_count() != 1 or samples == 1:
+        return
+    for member, wrong, remedy in (
+        ("imageType", site.value("imageType") != _FLAT, "Set it to VK_IMAGE_TYPE_2D"),
+        ("flags", int(site.value("flags")) & _CUBE, "Leave CUBE_COMPATIBLE out"),
+        ("mipLevels", site.value("mipLevels") > 1, "Set it to 1"),
+        ("tiling", site.value("tiling") == _LINEAR, "Set it to VK_IMAGE_TILING_OPTIMAL"),
+    ):
+        if wrong:
+            yield site.broken(
+                member,
+                f"is {int(site.value(member)):#x}, but samples is {samples}.",
+                f"{remedy}, or use one sample.",
+            )
 
 
 def _shown(site: Site) -> str:

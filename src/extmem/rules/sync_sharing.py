@@ -125,13 +125,17 @@ def a_type_that_windows_has(call: Call, site: Site) -> Findings:
 
 def _one_of(site: Site, sort: Sort, types: int, what: str) -> Findings:
     handle_type = int(site.value("handleType"))
-    if not handle_type or handle_type & ~types:
-        named = sort.name(handle_type) if handle_type else "0"
-        yield site.broken(
-            "handleType",
-            f"is {named}, which is no {what} of a {sort.object}.",
-            f"Use one of: {', '.join(_names(sort, types))}.",
-        )
+    if handle_type.bit_count() == 1 and not handle_type & ~types:
+        return
+    named = sort.name(handle_type) if handle_type else "0"
+    several = handle_type and not handle_type & ~types
+    yield site.broken(
+        "handleType",
+        f"is {named}, which are several types at once."
+        if several
+        else f"is {named}, which is no {what} of a {sort.object}.",
+        f"Use one of: {', '.join(_names(sort, types))}.",
+    )
 
 
 @rule(

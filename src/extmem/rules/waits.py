@@ -7,13 +7,14 @@ submitted yet is allowed.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from extmem.rules.engine import Call, Findings, Site, rule
 from extmem.submitted import NEAR
 from extmem.world import Record, World
 
 _TIMES = "VkTimelineSemaphoreSubmitInfo"
+_SECOND = "VkSubmitInfo2"
 
 
 class _Side(NamedTuple):
@@ -36,6 +37,8 @@ _NOTHING = _Side([], False, None, [])
 
 def _read(call: Call, site: Site, side: str) -> _Side:
     small = side.lower()
+    if site.owner == _SECOND:
+        return _read_infos(call, site, side)
     count = int(site.value(f"{small}SemaphoreCount"))
     if not count:
         return _NOTHING
@@ -54,6 +57,24 @@ def _read(call: Call, site: Site, side: str) -> _Side:
         if record is not None and record.facts["timeline"]
     ]
     return _Side(found, True, given, timelines)
+
+
+def _read_infos(call: Call, site: Site, side: str) -> _Side:
+    """The same of a VkSubmitInfo2, where each semaphore stands beside its value."""
+    count = int(site.value(f"{side.lower()}SemaphoreInfoCount"))
+    array: Any = site.value(f"p{side}SemaphoreInfos") if count else None
+    found: list[Record | None] = []
+    timelines = []
+    for index in range(count if array else 0):
+        record = call.world.find("VkSemaphore", int(array[index].semaphore or 0))
+        found.append(record)
+        if record is not None and record.facts["timeline"]:
+            timelines.append((index, record, int(array[index].value)))
+    return _Side(found, bool(timelines), len(found), timelines)
+
+
+def _member(site: Site, side: str, index: int) -> str:
+    return f"p{side}Semaphore{'Infos' if site.owner == _SECOND else 's'}[{index}]"
 
 
 # -- how many values ------------------------------------------------------------------------------
@@ -120,20 +141,29 @@ def _counted(call: Call, site: Site, side: str) -> Findings:
 # -- which values ---------------------------------------------------------------------------------
 
 
-@rule("VUID-VkSubmitInfo-pSignalSemaphores-03242", stage="device")
+@rule(
+    "VUID-VkSubmitInfo-pSignalSemaphores-03242",
+    "VUID-VkSubmitInfo2-semaphore-03882",
+    stage="device",
+)
 def a_value_that_is_still_to_come(call: Call, site: Site) -> Findings:
     queue = int(call.arguments["queue"])
+    here: dict[Record, int] = {}  # the most that this batch signals, up to each place
     for index, record, value in _side(call, site, "Signal").timelines:
+        above = here.get(record)
+        here[record] = value if above is None else max(value, above)
         counter = call.asked.counter(record.value)
         if counter is not None and value <= counter:
             before = f"it has come to {counter} already"
+        elif above is not None and value <= above:
+            before = f"{above} stands before it in the same array"
         else:
             last = _signalled_before(call, site, queue, record)
             if last is None or value > last:
                 continue
             before = f"{last} is signalled before on the same queue"
         yield site.broken(
-            f"pSignalSemaphores[{index}]",
+            _member(site, "Signal", index),
             f"is to be signalled with {value}, but {before}.",
             "A timeline only rises: signal a larger value.",
         )
@@ -160,12 +190,20 @@ def _signalled_before(call: Call, site: Site, queue: int, record: Record) -> int
     return max(values, default=None)
 
 
-@rule("VUID-VkSubmitInfo-pWaitSemaphores-03243", stage="device")
+@rule(
+    "VUID-VkSubmitInfo-pWaitSemaphores-03243",
+    "VUID-VkSubmitInfo2-semaphore-03884",
+    stage="device",
+)
 def a_value_to_wait_for_that_is_near(call: Call, site: Site) -> Findings:
     yield from _near(call, site, "Wait")
 
 
-@rule("VUID-VkSubmitInfo-pSignalSemaphores-03244", stage="device")
+@rule(
+    "VUID-VkSubmitInfo-pSignalSemaphores-03244",
+    "VUID-VkSubmitInfo2-semaphore-03883",
+    stage="device",
+)
 def a_value_to_signal_that_is_near(call: Call, site: Site) -> Findings:
     yield from _near(call, site, "Signal")
 
@@ -176,7 +214,7 @@ def _near(call: Call, site: Site, side: str) -> Findings:
         if far is not None:
             verb = "waited for" if side == "Wait" else "signalled"
             yield site.broken(
-                f"p{side}Semaphores[{index}]",
+                _member(site, side, index),
                 f"is {verb} with {value}, which is more than {call.asked.timeline_difference()} "
                 f"(maxTimelineSemaphoreValueDifference) away from {far}.",
                 "Keep the values that are in use close together.",

@@ -51,11 +51,13 @@ class Draft:
         self.fields: Fields = {}  # to go with it: numbers, text, bytes, lists and dicts of them
 
     def _own(self) -> int:
-        if self._slot is None:
+        slot = self._slot
+        if slot is None or self._stream._closed:
+            self._stream._require_open()
             raise ClosedError(
                 "this frame is not being written: use it inside of `with stream.frame() as frame`"
             )
-        return self._slot
+        return slot
 
     # -- what writes it -------------------------------------------------------------------------
 
@@ -173,7 +175,11 @@ class Draft:
     def __enter__(self) -> Self:
         if self._slot is not None:
             raise RuntimeError("this frame is being written already; ask for another: frame()")
-        self._slot = self._stream._claim(self._timeout)
+        try:
+            self._stream._claim(self, self._timeout)
+        except BaseException:  # Ctrl-C, say, right behind it
+            self._stream._drop(self)
+            raise
         return self
 
     def __exit__(
@@ -182,20 +188,23 @@ class Draft:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stream._require_own()
-        slot = self._own()
+        stream = self._stream
+        stream._require_own()
         try:
             if self._cuda:  # also of a frame that is dropped: its slot is not free before
                 self._promise_for_cuda()
-        except BaseException:
-            self._stream._drop(slot)
-            raise
+            if error is None:
+                stream._publish(self, self.fields)
         finally:
-            self._slot = None
-        if error is None:
-            self._stream._publish(slot, self.fields)
-        else:
-            self._stream._drop(slot)
+            if self._slot is not None:  # it was not published
+                stream._drop(self)
+
+    def _abandon(self) -> None:
+        """Nobody will leave it: have its slot free once CUDA is done with that."""
+        with suppress(Exception):
+            if self._cuda:
+                self._promise_for_cuda()
+        self._stream._drop(self)
 
     def _promise_for_cuda(self) -> None:
         """Have CUDA's stream say when it is done. Several are brought to one end here. If that

@@ -118,14 +118,20 @@ def format_of(shape: int | Sequence[int], dtype: Any) -> Format:
     import numpy as np
 
     bfloat16 = str(dtype) in (BFLOAT16, f"torch.{BFLOAT16}")
-    kind = np.dtype("uint16" if bfloat16 else dtype)
+    try:
+        kind = np.dtype("uint16" if bfloat16 else dtype)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"dtype is {dtype!r}: {error}; expected plain numbers ('uint8', 'float32'…), "
+            f"{BFLOAT16!r}, or a record of such"
+        ) from None
     if not (kind.kind in _KINDS or _is_record(kind)):
         raise TypeError(
             f"dtype is {kind}; a frame has plain numbers ('uint8', 'float32'…), {BFLOAT16!r}, or "
             f"records of such: at most {_MOST_FIELDS} named numbers, none of them an array or a "
             f"record itself, in at most {_LARGEST_RECORD} bytes"
         )
-    extents = (shape,) if isinstance(shape, int) else tuple(shape)
+    extents = _extents(shape)
     if len(extents) > _MOST_DIMENSIONS or not all(
         isinstance(each, int) and each > 0 for each in map(_whole, extents)
     ):
@@ -150,7 +156,7 @@ def images_of(
 
     if tiling not in TILINGS:
         raise ValueError(f"tiling is {tiling!r}; the images of a stream are 'optimal' or 'linear'")
-    extents = (shape,) if isinstance(shape, int) else tuple(map(_whole, shape))
+    extents = tuple(map(_whole, _extents(shape)))
     info = describe(extents, format, tiling=tiling, usage=usage)
     if not info.usage or info.usage & ~_USAGES:  # which drivers are not asked about
         raise ValueError(
@@ -192,6 +198,17 @@ def _is_record(kind: np.dtype[Any]) -> bool:
             for name, each in fields.items()
         )
     )
+
+
+def _extents(shape: Any) -> tuple[Any, ...]:
+    if hasattr(shape, "__index__"):
+        return (shape,)
+    try:
+        return tuple(shape)
+    except TypeError:
+        raise TypeError(
+            f"shape is {shape!r}; expected a whole number above 0, or several: (480, 640, 3)"
+        ) from None
 
 
 def _whole(extent: Any) -> Any:

@@ -14,7 +14,6 @@ from extmem.handles.words import SLICE
 from extmem.interop.dlpack import CPU, CUDA, export
 from extmem.share import slots as parts
 from extmem.share.leases import After, Lease, Leased, Moment, moments_of
-from extmem.share.ring import Offer
 from extmem.share.slots import Fields
 
 if TYPE_CHECKING:
@@ -37,15 +36,16 @@ class Frame:
 
     __slots__ = ("__weakref__", "_kept", "_lease", "_line", "_slot", "_until", "sequence", "time")
 
-    def __init__(self, line: Line, offer: Offer) -> None:
+    def __init__(self, line: Line) -> None:
+        """It has no slot yet: `Line.take` sees to the rest."""
         self._line = line
-        self._slot: int | None = offer.slot
+        self._slot: int | None = None
         self._kept = False
         self._lease: Lease | None = None  # once there is a tensor
-        self.sequence = offer.sequence  # its number; the publisher's first one is 1
+        self.sequence = 0  # its number; the publisher's first one is 1
         # When it was published: nanoseconds of `time.monotonic_ns`, one clock for all processes.
-        # And what the publisher's timeline reaches when it is written; 0 once that is seen.
-        self.time, self._until = line.board.told(offer.slot)
+        self.time = 0
+        self._until = 0  # what the publisher's timeline reaches when it is written; 0 once seen
 
     def _own(self) -> int:
         if self._slot is None:
@@ -95,10 +95,11 @@ class Frame:
                     f"frame {self.sequence} was handed over, and process {self._line.process_id}, "
                     f"which promised it, has not written it in {timeout:g} s"
                 )
-            if self._line.lost():
+            # Whoever is gone may have kept the promise last of all.
+            if self._line.seat.abandoned and not self._written(0):
                 raise StreamEnded(
-                    f"process {self._line.process_id} has died before its device had written "
-                    f"frame {self.sequence}"
+                    f"process {self._line.process_id} has died, or ended the stream, before its "
+                    f"device had written frame {self.sequence}"
                 )
 
     def _written(self, deadline: int | None) -> bool:

@@ -82,6 +82,8 @@ def reach(
                 f"{who} ended the stream, or gave the seat away, before this process had taken it; "
                 "subscribe again"
             )
+        if policy is not None:
+            _lines.add(line)
         made.pop_all()
     return line
 
@@ -194,6 +196,11 @@ def _device_of(passport: object) -> Device:
         ) from None
 
 
+# Those whose seat is not given back. The collector calls the finalizers of all that lies in one
+# cycle in any order, and what a frame needs to be given back must not go before it.
+_lines: set[Line] = set()
+
+
 class Line:
     """The connection to one publisher. It lasts for as long as anybody uses it: the subscription,
     a frame that is held, or a tensor or work of a device that keeps one.
@@ -218,7 +225,9 @@ class Line:
         self.returns = Returns(self._timeline)
         # One that its own thread may have twice: the collector may release a frame at any time.
         self._lock = threading.RLock()
-        self._uses = 1
+        self._joined = True  # the subscription has it
+        self._uses = 0  # frames, what keeps one, and who is about to take one
+        self._over = False  # the last one has left
         self._looked_after = False  # a device may wait for the publisher
         self._last_reached = 0  # of the timeline, before `let_go` moved it on
 
@@ -229,61 +238,96 @@ class Line:
 
     def take(self) -> Frame | None:
         """The next frame, if it is there."""
-        with self._lock:  # first: another thread may be closing it
-            if not self._uses:
-                raise ClosedError("this subscription was closed meanwhile")
-            self._uses += 1
-        offer = None
+        # Ctrl-C may come wherever something is called. Once the frame has a slot, it has a use as
+        # well, and gives back both when it is forgotten.
+        frame, entered = Frame(self), False
         try:
-            offer = self.seat.take(len(self.slots.memories))
-            if offer is None and self.leases.any:  # there is time for that now
+            with self._lock:  # another thread may be closing it
+                if not self._joined:
+                    raise ClosedError("this subscription was closed meanwhile")
+                self._uses += 1
+                entered = True
+            self.seat.take(len(self.slots.memories), frame)
+            slot = frame._slot
+            if slot is not None:
+                self.slots.invalidate(slot)
+                frame.time, frame._until = self.board.told(slot)
+                return frame
+            if self.leases.any:  # there is time for that now
                 self.leases.settle()
-        finally:
-            if offer is None:
-                self.leave()
-        if offer is None:
             return None
-        self.slots.invalidate(offer.slot)
-        return Frame(self, offer)
+        finally:
+            if frame._slot is None and entered:
+                with self._lock:
+                    self._uses -= 1
+                if not self._joined:
+                    self._end()
 
     def give_back(self, frame: Frame, soon: bool = False, after: Sequence[Moment] = ()) -> None:
         """A frame is held no more. soon: `take` follows; after: when devices are done with it"""
+        owed = self.seat.owed
         with self._lock:
-            slot, frame._slot = frame._slot, None
+            slot = frame._slot
             if slot is None:
                 return
-            lease, frame._lease = frame._lease, None
             if self.pictures is not None:
                 after = [*after, *self.pictures.let_go(slot)]
-        if lease is None and not after:
-            self.seat.give_back(slot, soon)
-            self.leave()
+            lease = frame._lease
+            if lease is not None or after:
+                lease = lease or self.lease_of(slot)
+                lease.release(list(after))
+                frame._slot = frame._lease = None
+            else:  # in one step, as far as Ctrl-C can see
+                self._uses -= 1
+                frame._slot = None
+                owed.append(slot)
+        if lease is not None:
+            self.leases.add(lease)
             return
-        lease = lease or self.lease_of(slot)
-        lease.release(list(after))
-        self.leases.add(lease)
+        if not soon:
+            self.seat.settle()
+        if not self._joined:
+            self._end()
 
     def lease_of(self, slot: int) -> Lease:
         """What keeps a slot beyond the release of its frame."""
 
         def end() -> None:
-            self.seat.give_back(slot)
-            self.leave()
+            with self._lock:
+                self._uses -= 1
+                self.seat.owed.append(slot)
+            self.seat.settle()
+            if not self._joined:
+                self._end()
 
         return Lease(end)
 
     def leave(self) -> None:
-        """One use is over; with the last one it ends."""
+        """The subscription is over; with the last frame that is held, all of it is. Safe to call
+        again, where it was interrupted.
+        """
+        self._joined = False
+        self._end()
+
+    def _end(self) -> None:
+        """Give back the seat, if nobody needs it any more."""
         with self._lock:
-            self._uses -= 1
-            if self._uses:
+            if self._joined or self._uses or self._over:
                 return
-        if self._looked_after:
-            self._look()
-        self.seat.leave()
-        self.leases.close()
-        self.returns.close()
-        self.slots.close()
+            self._over = True
+        try:
+            if self._looked_after:
+                self._look()
+            self.seat.leave()
+            if sys.is_finalizing():  # the process ends, and no driver can be called any more
+                return
+            self.leases.close()
+            self.returns.close()
+            self.slots.close()
+            _lines.discard(self)  # last
+        except BaseException:
+            self._over = False
+            raise
 
     def reached(self, until: int) -> bool:
         """Whether a frame is written that waits for this value of the timeline. StreamEnded if
@@ -311,7 +355,7 @@ class Line:
         timeline = self.slots.timeline
         if timeline is None:
             return
-        newest = max(map(self.board.ready, range(len(self.slots.memories))))
+        newest = self._newest_promise()
         # A device that is lost waits for nothing; and another subscriber may say it just now.
         with contextlib.suppress(ExtmemError, ValueError):
             value = timeline.value
@@ -328,12 +372,27 @@ class Line:
     def _look(self) -> bool:
         """Let go if the publisher is gone; whether there is nothing more to look for."""
         try:
-            lost = self.lost()
+            if not self.seat.abandoned:
+                return False
+            if self.seat.state != OVER or not self._promises_kept():
+                self.let_go()
         except ValueError:  # closed
+            pass
+        return True
+
+    def _promises_kept(self) -> bool:
+        """Whether all that the publisher promised before it ended the stream is written."""
+        timeline = self.slots.timeline
+        if timeline is None:
             return True
-        if lost:
-            self.let_go()
-        return lost
+        try:
+            return timeline.value >= self._newest_promise()
+        except ExtmemError:  # a device that is lost waits for nothing
+            return True
+
+    def _newest_promise(self) -> int:
+        """What the publisher's timeline has to reach for all frames."""
+        return max(map(self.board.ready, range(len(self.slots.memories))))
 
     def lost(self) -> bool:
         """Whether the publisher is gone, and has not ended the stream."""

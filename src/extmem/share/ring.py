@@ -40,8 +40,8 @@ import struct
 import sys
 import threading
 import time
-import weakref
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from extmem.handle_types import memory_type
 from extmem.handles import memfd
@@ -59,6 +59,7 @@ __all__ = [
     "OVER",
     "Board",
     "GivenSeat",
+    "Holder",
     "Offer",
     "TakenSeat",
     "Tally",
@@ -273,6 +274,7 @@ class _Seat:
         self._state.close()
         self.bell.close()
         self.returned.close()
+        _seats.discard(self)  # last
 
     def _give_up(self) -> None:
         """In a forked child. Holds belong to an open file, and would last as long as the child."""
@@ -305,6 +307,7 @@ class GivenSeat(_Seat):
         self._keeps_all = keeps_all
         self._offered: dict[int, int] = {}  # what is in `used`: the frame in each slot
         self._to_offer: list[Offer] = []
+        self._to_ring = False  # something was offered, and nobody was told yet
         self._skipped = False  # frames were left out between those two
         self._until = time.monotonic() + _TO_JOIN
         self._numbers[_PUBLISHER] = self._publisher.take()
@@ -315,18 +318,18 @@ class GivenSeat(_Seat):
 
     def offer(self, offer: Offer) -> None:
         """Offer a frame, now or as soon as the lock of the seat can be had."""
+        self.used |= 1 << offer.slot  # first: Ctrl-C may come after each step
         self._to_offer.append(offer)
-        self.used |= 1 << offer.slot
         self.exchange()
 
     def exchange(self) -> None:
         """Offer what is to be offered, and learn what came back."""
-        news = bool(self._to_offer)
         try:
             self._state.change(self._exchanged, 0.0 if self.late else _BRIEFLY)
             self.late = False
-            if news:
+            if self._to_ring:
                 self._ring(self.bell)
+                self._to_ring = False
         except TimeoutError:
             self.late = True
             if not self._wants_all:
@@ -350,7 +353,9 @@ class GivenSeat(_Seat):
                 self._leave_out()
             self._skipped = False
         for slot, sequence in new:
-            offers[slot] = self._offered[slot] = sequence
+            if self._offered.get(slot) != sequence:  # else this was interrupted before
+                offers[slot] = self._offered[slot] = sequence
+                self._to_ring = True
         taken = self._numbers[_TAKEN]
         self._offered = {
             slot: sequence
@@ -386,13 +391,18 @@ class GivenSeat(_Seat):
         return True
 
     def end(self) -> None:
-        """The stream is over, and no slot is written any more: have the subscriber know."""
+        """The stream is over, and no slot is given out any more: have the subscriber know. What was
+        promised may still come, until `close`. Safe to call again before that.
+        """
         if not self.forked:
             try:
                 self._state.change(_ended, _BRIEFLY)
             except TimeoutError:  # one store does as well, for who reads
                 self._state.put(OVER)
             self._ring(self.bell)
+
+    def close(self) -> None:
+        """Nothing comes any more: who still waits for something sees that the hold is gone."""
         self._close()
 
 
@@ -400,13 +410,23 @@ def _ended(state: int) -> int | None:
     return None if state == LEFT else OVER
 
 
+class Holder(Protocol):
+    """What has a frame's slot: it is noted there before the slot is taken, so that whatever
+    interrupts that, it is known whose the slot is.
+    """
+
+    _slot: int | None
+    sequence: int
+
+
 class TakenSeat(_Seat):
     """A seat as its subscriber has it; from any thread."""
 
     def __init__(self, pages: Pages) -> None:
         super().__init__(pages)
-        self._owed: list[int] = []  # slots that are to be given back once the lock can be had
-        self._gate = threading.Lock()  # of who does so, or takes a frame
+        self.owed: list[int] = []  # slots that are to be given back once the lock can be had
+        self._gate = threading.RLock()  # of who does so, or takes a frame; nobody has it twice
+        self._inside: Callable[[], bool] = self._gate._is_owned  # type: ignore[attr-defined]
 
     def join(self, every_frame: bool) -> bool:
         """Take it; whether it was still there."""
@@ -420,58 +440,56 @@ class TakenSeat(_Seat):
 
         return self._state.change(to) is not None
 
-    def take(self, slots: int) -> Offer | None:
-        """The oldest frame that is offered, if there is one; its slot is ours until `give_back`.
+    def take(self, slots: int, holder: Holder) -> None:
+        """Give a holder the oldest frame that is offered, if there is one. The slot is its own
+        until that is in `owed`.
 
-        None also if the publisher was stopped while it had the lock. What is owed is given back on
-        this occasion.
+        There is none also if the publisher was stopped while it had the lock. What is owed is given
+        back on this occasion.
         """
         if self.forked or not any(self._offers):
             self.settle()
-            return None
-        found: Offer | None = None
+            return
 
         def to(state: int) -> None:
-            nonlocal found
             self._settle(state)
             offers = self._offers
             waiting = [Offer(slot, offers[slot]) for slot in range(slots) if offers[slot]]
             if waiting and state in (JOINED, OVER):
-                found = min(waiting, key=_sequence)
-                self._numbers[_TAKEN] |= 1 << found.slot
-                offers[found.slot] = 0
+                slot, sequence = min(waiting, key=_sequence)
+                holder.sequence = sequence
+                holder._slot = slot  # from here on there is no call, so that nothing interrupts it
+                self._numbers[_TAKEN] |= 1 << slot
+                offers[slot] = 0
 
         with self._gate, contextlib.suppress(TimeoutError):
-            owed = bool(self._owed)
+            owed = bool(self.owed)
             self._state.change(to, _PATIENTLY)
             if owed:
                 self._ring(self.returned)
         self.settle()
-        return found
-
-    def give_back(self, slot: int, soon: bool = False) -> None:
-        """The publisher may write this slot anew. soon: `take` follows, and will do it."""
-        if not self.forked:
-            self._owed.append(slot)
-            if not soon:
-                self.settle()
 
     def settle(self) -> None:
-        """Give back what could not be given back before."""
+        """Give back what is owed. What cannot be given back now is later."""
         # The collector may come here in the middle of any of these, in the same thread, to release
         # a frame. So nobody waits at the gate: who has it looks again when he has left.
-        while self._owed and not self.forked and self._gate.acquire(blocking=False):
+        while self.owed and not self.forked and not self._inside():
             try:
+                if not self._gate.acquire(blocking=False):
+                    return
                 self._state.change(self._settle, _PATIENTLY)
                 self._ring(self.returned)
             except (TimeoutError, ValueError):  # later; or it was closed meanwhile
                 return
             finally:
-                self._gate.release()
+                if self._inside():  # asked anew: Ctrl-C may come right behind `acquire`
+                    self._gate.release()
 
     def _settle(self, state: int) -> None:
-        while self._owed:
-            self._numbers[_TAKEN] &= ~(1 << self._owed.pop())
+        owed = self.owed
+        while owed:
+            self._numbers[_TAKEN] &= ~(1 << owed[-1])
+            owed.pop()
 
     @property
     def abandoned(self) -> bool:
@@ -493,12 +511,14 @@ def _sequence(offer: Offer) -> int:
     return offer.sequence
 
 
-_seats: weakref.WeakSet[_Seat] = weakref.WeakSet()
+# Those that are not closed. Not weak: the collector calls the finalizers of all that lies in one
+# cycle in any order, and would unmap a page before what is given back there.
+_seats: set[_Seat] = set()
 
 
 def _give_up() -> None:
     """In a child, right after a fork."""
-    for seat in _seats:
+    for seat in list(_seats):
         seat._give_up()
 
 

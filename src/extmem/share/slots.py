@@ -35,6 +35,7 @@ __all__ = [
     "Fields",
     "Greeting",
     "Slots",
+    "check_device",
     "check_name",
     "check_policy",
     "decode_fields",
@@ -77,6 +78,16 @@ def check_policy(policy: str) -> str:
             "'all' (every frame in order, and the publisher waits)"
         )
     return policy
+
+
+def check_device(device: Device | None) -> None:
+    """TypeError if it is none."""
+    from extmem.device import Device
+
+    if device is not None and not isinstance(device, Device):
+        raise TypeError(
+            f"device is {device!r}; expected what extmem.open_device(...) returns, or None"
+        )
 
 
 # -- what travels ---------------------------------------------------------------------------------
@@ -131,7 +142,7 @@ def encode_fields(fields: Fields) -> bytes:
     try:
         for key, value in fields.items():
             _check_plain(key, value)
-        data = msgspec.msgpack.encode(fields)
+        data = msgspec.msgpack.encode(fields, enc_hook=_of_numpy)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(
             f"the fields {fields!r} cannot be sent: {error}; expected numbers, text, bytes, and "
@@ -156,7 +167,18 @@ def _check_plain(where: str, value: Any) -> None:
         for at, each in enumerate(value):
             _check_plain(f"{where}[{at}]", each)
     elif value is not None and not isinstance(value, (int, float, str, bytes, bytearray)):
-        raise TypeError(f"{where} is a {type(value).__name__}, {plain(repr(value), 80)}")
+        _of_numpy(value, f"{where} is a {type(value).__name__}, {plain(repr(value), 80)}")
+
+
+def _of_numpy(value: Any, what: str = "") -> Any:
+    """A number of NumPy's as one of Python's; of anything else TypeError."""
+    kind = getattr(value, "dtype", None)
+    if getattr(value, "shape", None) == () and getattr(kind, "kind", "") in tuple("biuf"):
+        plain_one = value.item()
+        if isinstance(plain_one, (bool, int, float)) and not hasattr(plain_one, "dtype"):
+            return plain_one
+    hint = "; give .item() or .tolist() of it" if kind is not None else ""
+    raise TypeError((what or f"there is a {type(value).__name__}") + hint)
 
 
 def decode_fields(data: bytes) -> Fields:
@@ -298,6 +320,7 @@ class Slots:
         if found is None:
             memory = self.memories[slot]
             found = self._buffers[slot] = memory.device.buffer(memory)
+            found.ownership.warned = True  # the stream says when it is written, and to whom
         return found
 
     def flush(self, slot: int) -> None:

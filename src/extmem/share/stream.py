@@ -53,6 +53,7 @@ from extmem.waiting import deadline_of
 
 if TYPE_CHECKING:
     from extmem.device import Device
+    from extmem.interop.cuda.streams import Lane
     from extmem.sync import Semaphore
 
 __all__ = ["Reader", "Stream", "publish"]
@@ -139,6 +140,8 @@ def publish(
     parts.check_name(name)
     parts.check_policy(policy)
     deadline_of(timeout)
+    parts.check_device(device)
+    users = _checked_users(users)
     for what, number, least, most in (
         ("slots", slots, 2, MOST_SLOTS),
         ("subscribers", subscribers, 1, MOST_SUBSCRIBERS),
@@ -152,7 +155,13 @@ def publish(
         )
     with contextlib.ExitStack() as made:
         # First: the name may be taken.
-        door = made.enter_context(Listener(listener_name(name), users=users))
+        try:
+            door = made.enter_context(Listener(listener_name(name), users=users))
+        except FileExistsError as error:
+            raise FileExistsError(
+                error.errno,
+                f"somebody publishes {name!r} already; close that stream, or take another name",
+            ) from None
         opened = None
         if device is None:
             device = opened = made.enter_context(open_device())
@@ -161,6 +170,20 @@ def publish(
         stream = Stream(name, policy, kind, subscribers, timeout, door, kept)
         made.pop_all()
     return stream
+
+
+def _checked_users(users: Collection[int | str]) -> Collection[int | str]:
+    """TypeError or ValueError if they are no users of Linux."""
+    expected = "expected uids, numbers from 0 to 4294967294, in a list: users=[1000]"
+    if isinstance(users, (str, bytes)) or not isinstance(users, Collection):
+        raise TypeError(f"users= is {users!r}; {expected}")
+    if sys.platform != "win32":
+        for each in users:
+            if isinstance(each, bool) or not isinstance(each, int):
+                raise TypeError(f"users= has {each!r}; {expected}")
+            if not 0 <= each < (1 << 32) - 1:
+                raise ValueError(f"users= has {each}; {expected}")
+    return users
 
 
 class Stream:
@@ -202,8 +225,12 @@ class Stream:
         self._ending = threading.RLock()  # who closes it
         self._guard = threading.Lock()  # of all that follows; nobody waits while he has it
         self._closed = False
+        self._ended = False  # all that it has is closed
+        self._leaving: list[GivenSeat] = []  # seats to let go of at the end
         self._seats: list[GivenSeat] = []
         self._writing = 0  # slots that are being written, one bit for each
+        # Who writes each of them, and with which of CUDA's streams.
+        self._writers: dict[int, tuple[weakref.ref[Draft], set[Lane | None]]] = {}
         self._newest: Offer | None = None  # for whoever comes now
         self._next = 0  # the slot to try first
         self._watcher = Watcher()
@@ -215,6 +242,7 @@ class Stream:
         )
         self._thread.start()
         _streams.add(self)
+        _parts.update((slots, self.board, door, self._watcher, self._board_handle))
 
     # -- state ----------------------------------------------------------------------------------
 
@@ -229,6 +257,7 @@ class Stream:
 
         Who is still about to join is not: what is published until it has joined passes it by.
         """
+        self._require_own()
         with self._guard:
             self._look_around()
             return [
@@ -249,6 +278,13 @@ class Stream:
         ...     frames.close()
         """
         deadline = deadline_of(timeout)
+        if not isinstance(subscribers, int) or isinstance(subscribers, bool):
+            raise TypeError(f"subscribers is {subscribers!r}; expected a whole number")
+        if not 0 <= subscribers <= self._most:
+            raise ValueError(
+                f"subscribers is {subscribers}; {self!r} takes {self._most} at most: "
+                "publish(subscribers=)"
+            )
         while len(there := self.readers) < subscribers:
             if self._closed:
                 raise ClosedError(f"the stream {self.name!r} was closed while it waited")
@@ -281,14 +317,21 @@ class Stream:
         """
         return Draft(self, self.timeout if timeout is None else timeout)
 
-    def _claim(self, timeout: float | None) -> int:
-        """A slot that nobody looks into; ours to write until `_publish` or `_drop`."""
+    def _claim(self, draft: Draft, timeout: float | None) -> None:
+        """Give a draft a slot that nobody looks into; its own to write until `_publish` or
+        `_drop`.
+        """
         self._require_own()
         deadline = deadline_of(timeout)
-        slot = self._try()
-        while slot is None:
+        found = self._try(draft)
+        while not found:
+            if forgotten := self._forgotten():
+                for each in forgotten:
+                    each._abandon()
+                found = self._try(draft)
+                continue
             if self._behind():
-                slot = self._caught_up(timeout, deadline)
+                found = self._caught_up(draft, timeout, deadline)
                 continue
             if self.policy == "latest":
                 raise StreamFull(
@@ -302,8 +345,21 @@ class Stream:
                     f"no slot of {self!r} became free in {timeout:g} s: {self._holders()}"
                 )
             self._await(_LOOK if left is None else min(_LOOK, left))
-            slot = self._try()
-        return slot
+            found = self._try(draft)
+
+    def _forgotten(self) -> list[Draft]:
+        """Frames that were never left: nobody has them any more, and their slots. What interrupts a
+        `with` on its way in may do that.
+        """
+        forgotten = []
+        with self._guard:
+            for slot, (writer, cuda) in list(self._writers.items()):
+                if writer() is None:
+                    draft = Draft(self, None)
+                    draft._slot, draft._cuda = slot, cuda
+                    self._writers[slot] = weakref.ref(draft), cuda
+                    forgotten.append(draft)
+        return forgotten
 
     def _behind(self) -> bool:
         """Whether the device still writes what was promised, and that is what takes the slots."""
@@ -311,36 +367,40 @@ class Stream:
             running = self._promises.running()
             return bool(running) and self._free(but=running) is not None
 
-    def _caught_up(self, timeout: float | None, deadline: int | None) -> int | None:
-        """Wait for the device; a slot, if one is free then."""
+    def _caught_up(self, draft: Draft, timeout: float | None, deadline: int | None) -> bool:
+        """Wait for the device; whether a slot was free then."""
         if timeout is None and self.policy == "latest":
             timeout = _TO_KEEP
             deadline = deadline_of(timeout)
         while not self._promises.wait(_LOOK):
-            if (slot := self._try()) is not None:
-                return slot
+            if self._try(draft):
+                return True
             if deadline is not None and time.monotonic_ns() >= deadline:
                 raise TimeoutError(
                     f"no slot of {self!r} became free in {timeout:g} s: the device has not done "
                     "what was promised (Draft.promise); is it signalled? Publish with more slots= "
                     "if it is only late"
                 )
-        return self._try()
+        return self._try(draft)
 
-    def _try(self) -> int | None:
+    def _try(self, draft: Draft) -> bool:
+        """Give the draft a slot, if one is free."""
         with self._guard:
-            if self._closed:
-                raise ClosedError(f"the stream {self.name!r} is closed")
+            self._require_open()
             slot = self._free()
             if slot is None:  # what is known of the seats is old; what has come back since?
                 self._look_around()
                 slot = self._free()
-            if slot is not None:
-                self._writing |= 1 << slot
-                self.board.clear(slot)
-                if self._newest is not None and self._newest.slot == slot:
-                    self._newest = None
-            return slot
+            if slot is None:
+                return False
+            if self._newest is not None and self._newest.slot == slot:
+                self._newest = None
+            writer = weakref.ref(draft), draft._cuda
+            self._writers[slot] = writer  # in one step with the next, as far as Ctrl-C can see
+            self._writing |= 1 << slot
+            draft._slot = slot
+            self.board.clear(slot)
+            return True
 
     def _free(self, but: int = 0) -> int | None:
         """but: slots that count as free although the device writes them"""
@@ -394,37 +454,46 @@ class Stream:
                 held.append("1 is kept for who comes next, with the newest frame")
         return ", ".join(held)
 
-    def _publish(self, slot: int, fields: Fields) -> None:
-        try:
-            data = parts.encode_fields(fields)
-            self._slots.flush(slot)
-            if self._pictures is not None:
-                if self._closed:
-                    raise ClosedError(self._closed_meanwhile())
-                self._pictures.hand_over(slot, self._promises)
-        except BaseException:
-            self._drop(slot)
-            raise
+    def _publish(self, draft: Draft, fields: Fields) -> None:
+        """Offer what a draft has written. Its slot is its own until that is done."""
+        slot = draft._slot
+        if slot is None:
+            self._require_open()
+            raise ClosedError("this frame is not being written, and was left before")
+        data = parts.encode_fields(fields)
+        self._slots.flush(slot)
+        if self._pictures is not None:
+            if self._closed:
+                raise ClosedError(self._closed_meanwhile())
+            self._pictures.hand_over(slot, self._promises)
         with self._guard:
             if self._closed:
                 raise ClosedError(self._closed_meanwhile())
-            self.sequence += 1
-            self._newest = offer = Offer(slot, self.sequence)
+            offer = Offer(slot, self.sequence + 1)
             ready = self._promises.of(slot)
             self.board.write(slot, offer.sequence, time.monotonic_ns(), data, ready)
+            self.sequence = offer.sequence
+            self._newest = offer
             for seat in self._seats:
                 seat.offer(offer)
-            self._writing &= ~(1 << slot)
+            self._writing &= ~(1 << slot)  # in one step with the next
+            draft._slot = None
+            del self._writers[slot]
 
     def _closed_meanwhile(self) -> str:
         return f"the stream {self.name!r} was closed before the frame was left"
 
-    def _drop(self, slot: int) -> None:
-        """What was being written is not published."""
-        if self._pictures is not None:
-            self._pictures.drop(slot)
-        with self._guard:
-            self._writing &= ~(1 << slot)
+    def _drop(self, draft: Draft) -> None:
+        """What was being written is not published. Nothing, if it was, or has no slot."""
+        slot = draft._slot
+        if slot is not None:
+            if self._pictures is not None:
+                self._pictures.drop(slot)
+            with self._guard:
+                if draft._slot is not None:
+                    self._writing &= ~(1 << slot)
+                    draft._slot = None
+                    del self._writers[slot]
 
     # -- subscribers ------------------------------------------------------------------------------
 
@@ -453,7 +522,10 @@ class Stream:
             if len(self._seats) >= self._most:
                 self._look_around()
             if len(self._seats) >= self._most:
-                why = f"it has {len(self._seats)} subscribers, and {self._most} are its limit"
+                why = (
+                    f"it has {len(self._seats)} subscribers, and {self._most} are its limit; "
+                    "publish with more: subscribers="
+                )
                 other.send(Greeting(parts.VERSION, why).encode(), timeout=0)
                 return
         identity = secrets.token_bytes(16)
@@ -477,6 +549,7 @@ class Stream:
             with self._guard:  # before it is told of: it may be taken at once
                 if self._closed:
                     seat.end()
+                    seat.close()
                     return
                 if self._newest is not None:
                     seat.offer(self._newest)
@@ -492,6 +565,7 @@ class Stream:
                     if seat in self._seats:
                         self._seats.remove(seat)
                         seat.end()
+                        seat.close()
                 raise
 
     # -- the end ----------------------------------------------------------------------------------
@@ -500,26 +574,34 @@ class Stream:
         if os.getpid() != self._process:
             raise Unsupported(f"this stream cannot be used here: {FORKED}")
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"the stream {self.name!r} is closed")
+
     def close(self) -> None:
         """End the stream: subscribers see what they were offered, then their iteration stops. Safe
-        to call again.
+        to call again; where Ctrl-C interrupted it, that does the rest.
         """
         if os.getpid() != self._process:
-            self._closed = True
+            self._closed = self._ended = True
             return
         with self._ending:  # whoever comes second has it closed, too, when this returns
-            if not self._closed:
+            if not self._ended:
                 self._close()
+                self._ended = True
 
     def _close(self) -> None:
+        """Each step may be done twice: Ctrl-C may come wherever something is called."""
         with self._guard:
             self._closed = True
-            seats, self._seats = self._seats, []
-            for seat in seats:
+            while self._seats:
+                seat = self._seats[-1]
                 seat.exchange()  # what is late
                 seat.end()
+                self._leaving.append(seat)
+                self._seats.remove(seat)
         self._watcher.ring()
-        if self._thread is not threading.current_thread():
+        if self._thread is not threading.current_thread() and self._thread.is_alive():
             with contextlib.suppress(OSError):  # it waits for newcomers: here is one
                 connect(listener_name(self.name), timeout=0).close()
             self._thread.join()
@@ -534,7 +616,19 @@ class Stream:
                 if not left >> slot & 1:
                     self.board.written(slot)
             self._promises.give_up()
+        if left and self._pictures is not None:  # the queue releases them when it comes to that
+            self._slots.memories[0].device._work.afterwards(self._let_go)
+        else:
+            self._let_go()
         self._slots.close()
+        _parts.difference_update(
+            (self._slots, self.board, self._door, self._watcher, self._board_handle)
+        )
+
+    def _let_go(self) -> None:
+        """Nothing is written any more: whoever still waits for a frame sees that by the seat."""
+        for seat in self._leaving:
+            seat.close()
 
     def __enter__(self) -> Self:
         return self
@@ -543,15 +637,26 @@ class Stream:
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True) and os.getpid() == self._process:
+        if getattr(self, "_ended", True) or os.getpid() != self._process:
+            return
+        if not self._closed:
             warnings.warn(
                 f"the stream {self.name!r} was never closed; made at {self._made}",
                 ResourceWarning,
                 stacklevel=2,
             )
+        if not sys.is_finalizing():
             self.close()
+        elif self._guard.acquire(timeout=1):  # a thread that has it will never go on
+            # The process ends, and with it goes the rest; no driver can be called any more.
+            for seat in self._seats:
+                seat.exchange()
+                seat.end()
 
 
+# What streams need to be closed. The collector calls the finalizers of all that lies in one cycle
+# in any order, and these must not go before a stream that closes itself.
+_parts: set[object] = set()
 _streams: weakref.WeakSet[Stream] = weakref.WeakSet()
 
 

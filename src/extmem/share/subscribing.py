@@ -14,11 +14,12 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from extmem import waiting
-from extmem.errors import ClosedError, StreamEnded
+from extmem.errors import ClosedError, StreamEnded, Unsupported
 from extmem.handles.words import SLICE
 from extmem.share.joining import AGAIN, Frame, Line, reach
 from extmem.share.ring import OVER
-from extmem.share.slots import check_policy
+from extmem.share.slots import check_device, check_policy
+from extmem.vk._dispatch import FORKED
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from extmem.device import Device
 
 __all__ = ["Subscription", "subscribe"]
+
+_LONGEST = 1_000_000  # seconds, eleven days, for a publisher to come
 
 
 def subscribe(
@@ -46,7 +49,8 @@ def subscribe(
         newest on, if the stream was published with that policy
     timeout: seconds to wait for each frame, TimeoutError after that; None for ever
     device: where the frames are imported; None opens the one that they are on
-    patience: seconds to wait for a publisher to be there; ConnectionRefusedError after that
+    patience: seconds to wait for a publisher to be there, a million at most;
+        ConnectionRefusedError after that
     resume: seconds to wait for another publisher of the name when this one has died. It has to
         publish what is alike, and counts its frames anew
 
@@ -63,8 +67,10 @@ def subscribe(
     [[1, 2, 3]]
     """
     check_policy(policy)
-    for each in (timeout, patience, resume):
-        waiting.deadline_of(each)
+    waiting.deadline_of(timeout)
+    _check_seconds("patience", patience)
+    _check_seconds("resume", resume)
+    check_device(device)
     return Subscription(name, policy, timeout, device, resume, patience, pending, user)
 
 
@@ -86,6 +92,7 @@ class Subscription:
         user: int | str | None = None,
     ) -> None:
         self._line: Line | None = None
+        self._left: Line | None = None  # what is about to be left
         self._frame: Frame | None = None  # what the next step releases
         self._pool: ThreadPoolExecutor | None = None  # what asyncio's steps sleep in
         self._over = False  # the publisher has ended it
@@ -244,7 +251,8 @@ class Subscription:
             return True
         try:
             while not frame._written(until):
-                if line.lost():
+                if line.seat.abandoned:
+                    frame._written(0)  # it may have kept the promise last of all
                     return True
                 now = time.monotonic_ns()
                 if deadline is not None and now >= deadline:
@@ -309,6 +317,8 @@ class Subscription:
         with self._one:
             if self._line is not line:  # another thread has done it, or has closed it
                 return
+            if line.seat.forked:
+                raise Unsupported(f"this subscription cannot be used here: {FORKED}")
             line.let_go()
             why = f"process {line.process_id}, which published {self.name!r}, has died"
             try:
@@ -363,15 +373,21 @@ class Subscription:
         """The frame before is over, unless it is kept. soon: another one is taken at once."""
         if self._late_one:  # it was never handed over: it comes next
             return
-        frame, self._frame = self._frame, None
-        if frame is not None and not frame._kept:
-            frame._line.give_back(frame, soon and frame._line is self._line)
+        frame = self._frame
+        if frame is not None:
+            if not frame._kept:
+                frame._line.give_back(frame, soon and frame._line is self._line)
+            if self._frame is frame:  # last: Ctrl-C may have come before
+                self._frame = None
 
     def _leave(self) -> None:
         with self._guard:  # whoever has it leaves it, once
-            line, self._line = self._line, None
+            if self._line is not None:
+                self._left, self._line = self._line, None
+        line = self._left
         if line is not None:
             line.leave()
+            self._left = None  # last: what was interrupted is done by the next call
 
     def close(self) -> None:
         """Give the seat back, and with it the frame, unless that is kept. Safe to call again."""
@@ -392,10 +408,18 @@ class Subscription:
 
     def __del__(self) -> None:
         # The frame that was seen last may still be looked at: it goes with its own last reference.
-        if getattr(self, "_line", None) is not None:
+        if getattr(self, "_line", None) is not None or getattr(self, "_left", None) is not None:
             self._leave()
         if getattr(self, "_pool", None) is not None:
             self._pool.shutdown(wait=False)  # type: ignore[union-attr]
+
+
+def _check_seconds(what: str, seconds: float) -> None:
+    """TypeError or ValueError if it is no time that a publisher can be waited for."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"{what}= is {seconds!r}; expected seconds")
+    if not 0 <= seconds <= _LONGEST:
+        raise ValueError(f"{what}= is {seconds}; expected seconds, from 0 to {_LONGEST}")
 
 
 def _slice(deadline: int | None) -> int:

@@ -300,13 +300,16 @@ def _kept_by(owner: Any) -> tuple[Any, ...]:
 class _Pointer(_Member):
     """A pointer to one or more elements of a known type."""
 
-    __slots__ = ("count", "element", "pointer")
+    __slots__ = ("beside", "count", "element", "pointer")
 
-    def __init__(self, name: str, field: Any, pointer: Any, count: str | None) -> None:
+    def __init__(
+        self, name: str, field: Any, pointer: Any, count: str | None, beside: tuple[str, ...]
+    ) -> None:
         super().__init__(name, field)
         self.pointer = pointer
         self.element = pointer._type_
         self.count = count
+        self.beside = beside  # other arrays with the same count
 
     def __get__(self, owner: Any, kind: Any = None) -> Any:
         if owner is None:
@@ -319,8 +322,8 @@ class _Pointer(_Member):
     def __set__(self, owner: Any, value: Any) -> None:
         if value is None or isinstance(value, self.pointer):
             self.set(owner, value)
-            if value is not None:  # and nobody knows how many there are
-                getattr(owner, "_given", {}).pop(self.name, None)
+            # There are none, or nobody knows how many.
+            getattr(owner, "_given", _NOTHING_GIVEN).pop(self.name, None)
             return
         if isinstance(value, self.element):
             if isinstance(value, Structure):
@@ -333,8 +336,11 @@ class _Pointer(_Member):
             self.set(owner, array if len(array) else None)
             length = len(array)
         if self.count is not None:
-            setattr(owner, self.count, length)
             remember_length(owner, self.name, length)
+            # The longest decides, so that one that is too short is noticed by `check_counts`.
+            for other in self.beside:
+                length = max(length, owner._given.get(other, 0))
+            setattr(owner, self.count, length)
 
     def _array(self, owner: Any, value: Any) -> Any:
         if isinstance(value, ctypes.Array) and value._type_ is self.element:
@@ -347,10 +353,21 @@ class _Pointer(_Member):
         for item in items:
             if isinstance(item, Structure):
                 check_arrays(item)
+        unfit = first_unfit(self.element, items)
+        if unfit is not None:
+            raise ValueError(f"{type(owner).__name__}.{self.name}[{unfit}")
         try:
             return (self.element * len(items))(*items)
         except TypeError:
             _wrong(owner, self.name, value, f"a sequence of {self.element.__name__}")
+
+
+# Of a structure whose arrays were given nothing yet.
+_NOTHING_GIVEN: dict[str, int] = {}
+
+
+# What an address may be, with or without a sign.
+_LEAST, _MOST = -(1 << 8 * ctypes.sizeof(c_void_p) - 1), (1 << 8 * ctypes.sizeof(c_void_p)) - 1
 
 
 class _Data(_Member):
@@ -359,10 +376,17 @@ class _Data(_Member):
     __slots__ = ()
 
     def __set__(self, owner: Any, value: Any) -> None:
-        if value is not None and not isinstance(value, int):
-            value = data_pointer(value)
-            if value is None:
+        if isinstance(value, int):
+            if not _LEAST <= value <= _MOST:  # INVALID_HANDLE_VALUE is -1
+                raise ValueError(
+                    f"{type(owner).__name__}.{self.name} was given {value}, which does not fit; "
+                    "expected an address, or a handle's number"
+                )
+        elif value is not None:
+            pointer = data_pointer(value)
+            if pointer is None:
                 _wrong(owner, self.name, value, "an address, bytes, a ctypes object, or None")
+            value = pointer
         self.set(owner, value)
 
 
@@ -494,6 +518,23 @@ _RANGES: dict[Any, tuple[int, int]] = {
 }
 
 
+def first_unfit(element: Any, items: list[Any]) -> str | None:
+    """What is to be said of the first number that does not fit an array, from its index on; None
+    if all fit. ctypes alone would cut it off without a word.
+    """
+    known = _RANGES.get(element)
+    if known is None:
+        return None
+    low, high = known
+    for index, item in enumerate(items):
+        if isinstance(item, int) and not low <= item <= high:
+            return (
+                f"{index}] was given {int(item)}, which does not fit; "
+                f"expected an integer from {low} to {high}"
+            )
+    return None
+
+
 def _is_text(kind: Any) -> bool:
     """Whether a member is a `char` array."""
     return (
@@ -528,7 +569,9 @@ def structure(cls: S) -> S:
         elif kind is c_void_p:
             member = _Data(name, field)
         elif isinstance(kind, type) and issubclass(kind, ctypes._Pointer):
-            member = _Pointer(name, field, kind, counts.get(name))
+            count = counts.get(name)
+            beside = tuple(each for each in counts if each != name and counts[each] == count)
+            member = _Pointer(name, field, kind, count, beside)
         elif _is_text(kind):
             member = _Text(name, field)
         elif kind in _RANGES and name != "sType":
@@ -640,9 +683,13 @@ def check_counts(owner: Structure) -> None:
         count = owner._counts_[name]
         claimed = getattr(owner, count)
         if claimed > length and getattr(owner, name):
+            longest = max(given, key=lambda each: (owner._counts_[each] == count, given[each]))
+            remedy = f"leave {count} out and it is filled in"
+            if given[longest] >= claimed and owner._counts_[longest] == count:
+                remedy = f"give it as many as {longest}"
             raise ValueError(
                 f"{type(owner).__name__}.{count} is {claimed}, but {name} was given {length} "
-                f"element{'s' if length != 1 else ''}; leave {count} out and it is filled in"
+                f"element{'s' if length != 1 else ''}; {remedy}"
             )
 
 

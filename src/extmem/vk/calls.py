@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 from extmem.errors import DriverError, Problem, RuleViolation, Unsupported
 from extmem.rules import engine
 from extmem.vk import _constants, record
-from extmem.vk._base import Structure, VkHandle, check_arrays, data_pointer, readable
+from extmem.vk._base import Structure, VkHandle, check_arrays, data_pointer, first_unfit, readable
 from extmem.vk._dispatch import FORKED, Dispatch
 from extmem.vk._prototype import Param, Prototype
 from extmem.vk.queries import Queries
@@ -125,6 +125,9 @@ def _values(prototype: Prototype, param: Param, value: Any) -> Any:
             raise _bad(prototype, param, item, f"a sequence of {param.python.__name__}")
     if element is ctypes.c_char_p:
         items = [item.encode() if isinstance(item, str) else item for item in items]
+    unfit = first_unfit(element, items)
+    if unfit is not None:
+        raise ValueError(f"{prototype.name}: {param.name}[{unfit}")
     try:
         return (element * len(items))(*items) if items else None
     except TypeError:

@@ -16,9 +16,9 @@ __all__ = [
     "INITIAL",
     "RECORDING",
     "command_buffer_facts",
-    "memories",
     "recorded",
     "spent",
+    "touched",
 ]
 
 # The states of a command buffer; anything else says why it cannot be used.
@@ -41,24 +41,27 @@ def command_buffer_facts(info: Any) -> dict[str, Any]:
     }
 
 
-def memories(world: World, commands: list[int]) -> frozenset[int]:
-    """The memory that command buffers touch; nothing where an event may tell that they are done."""
-    found: set[int] = set()
+def touched(world: World, commands: list[int]) -> tuple[frozenset[int], frozenset[Record]]:
+    """The memory that command buffers touch; and they themselves, those that they execute, and the
+    resources in them. Nothing where an event may tell that they are done.
+    """
+    memories: set[int] = set()
     todo = [world.find("VkCommandBuffer", value) for value in commands]
-    seen = set()
+    seen: set[Record] = set()
     while todo:
         record = todo.pop()
         if record is None or record in seen:
             continue
         seen.add(record)
         if record.facts["tells"]:
-            return frozenset()
+            return frozenset(), frozenset()
         todo += [each for each, _ in record.facts["calls"]]
         for resource in record.facts["uses"]:
+            seen.add(resource)
             memory = resource.facts.get("memory")
             if memory is not None and world.has(resource):
-                found.add(memory)
-    return frozenset(found)
+                memories.add(memory)
+    return frozenset(memories), frozenset(seen)
 
 
 def _handles(array: Any, count: int) -> list[int]:

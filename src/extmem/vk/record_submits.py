@@ -12,7 +12,7 @@ from extmem.submitted import Batch, Payload, Submitted, current
 from extmem.vk import _structures as s
 from extmem.vk._dispatch import Dispatch
 from extmem.vk.chain import find
-from extmem.vk.record_commands import memories
+from extmem.vk.record_commands import touched
 from extmem.world import Record, World
 
 __all__ = ["BEFORE", "ENDED", "Undo", "submits_at_a_glance"]
@@ -57,7 +57,8 @@ class _Submission:
             if record is not None:
                 batch.signals.append((record, target))
                 self._signal(batch, record)
-        batch.memories = memories(self.world, commands)
+        if commands:
+            batch.memories, batch.uses = touched(self.world, commands)
         self.batches.append(batch)
 
     def _remember(self, record: Record, payload: Payload) -> None:
@@ -157,7 +158,7 @@ def _submit(dispatch: Dispatch, arguments: list[Any]) -> Undo:
 def submits_at_a_glance(dispatch: Dispatch, batch: Batch, commands: list[int], fence: int) -> Undo:
     """The same of one batch whose semaphores are timelines, and known."""
     if commands:
-        batch.memories = memories(dispatch.world, commands)
+        batch.memories, batch.uses = touched(dispatch.world, commands)
     submitted: Submitted | None = dispatch.world.submitted
     if not fence and submitted is not None:
         submitted.note(batch)

@@ -113,5 +113,7 @@ def imported_sync(dispatch: Dispatch, kind: str, value: int, info: Any, export: 
         facts["borrowed"] = payload
         return
     # As if the object were destroyed and made again.
+    if kind == "VkSemaphore" and dispatch.world.submitted is not None:
+        dispatch.world.submitted.replaced(found)
     facts["payload"], facts["borrowed"] = payload, None
     facts["fetched"] = set()

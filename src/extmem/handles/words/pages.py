@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from typing import Self
 
 from extmem.handles import memfd, winerror
@@ -75,7 +76,9 @@ class Pages:
         writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
         descriptor, own = _opened_anew(fd, writable)
         try:
-            address = memfd.map_pages(descriptor, size, writable)
+            # Of the caller's: a mapping keeps the description, and with it its locks, and a
+            # child that is forked has the mapping too.
+            address = memfd.map_pages(fd, size, writable)
         except BaseException:
             os.close(descriptor)
             raise
@@ -126,7 +129,9 @@ class Pages:
         assert 0 <= offset <= offset + len(data) <= self.size
         ctypes.memmove(self.address + offset, data, len(data))
 
-    def __del__(self) -> None:
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if finalizing():  # the process ends, and little of what is called here is left
+            return
         if sys.platform == "win32":
             kernel().unmap_section(self.address, self.size)
         else:
