@@ -155,8 +155,7 @@ def upload(
                 commands, stage.buffer.handle, image.handle, _GENERAL, 1, [region]
             )
 
-        _submit(device, record, wait, signal)
-    image.ownership.layout = _GENERAL
+        _submit(device, record, wait, signal, image.ownership.in_general)
 
 
 def readback(
@@ -186,10 +185,9 @@ def readback(
                 commands, image.handle, _GENERAL, stage.buffer.handle, 1, [region]
             )
 
-        _submit(device, record, wait, signal)
+        _submit(device, record, wait, signal, image.ownership.in_general)
         stage.memory.invalidate()
         result[...] = stage.memory.numpy(dtype, shape)
-    image.ownership.layout = _GENERAL
     return result
 
 
@@ -296,6 +294,7 @@ def _submit(
     record: Callable[[vk.VkCommandBuffer], None],
     wait: Semaphores,
     signal: Semaphores,
+    submitted: Callable[[], None] | None = None,
 ) -> None:
     """Have it done, and make what it writes visible to the processor."""
 
@@ -304,7 +303,7 @@ def _submit(
         record(commands)
         _barrier(commands, _WRITTEN, _HOST)
 
-    submit(device, visible, wait, signal)
+    submit(device, visible, wait, signal, submitted)
 
 
 _EARLIER = (vk.VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, vk.VK_ACCESS_MEMORY_WRITE_BIT)

@@ -86,6 +86,10 @@ class Ownership:
     # host meanwhile, and a signal's handler may come in between.
     turn: list[None] = field(default_factory=lambda: [None], repr=False)
 
+    def in_general(self) -> None:
+        """Commands were submitted that leave it in the layout GENERAL."""
+        self.layout = _GENERAL
+
     def use(self, *, strict: bool = True, writing: bool = False) -> None:
         """It is about to be read or written by the device.
 

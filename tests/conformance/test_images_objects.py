@@ -705,6 +705,7 @@ def test_ctrl_c_ends_the_wait_and_not_the_copy(gpu: Device) -> None:
         with pytest.raises(KeyboardInterrupt):
             gpu.upload(image, data, wait=[(never, 5)])
         soon.join()
+        assert image.ownership.layout == vk.VK_IMAGE_LAYOUT_GENERAL  # as it will be
         never.signal(5)
         assert same(gpu.readback(image), data)
         assert len([each for each in gpu._children if isinstance(each, Memory)]) == 1

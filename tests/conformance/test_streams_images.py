@@ -455,6 +455,15 @@ def test_linear_images_are_arrays(publish: Publish, subscribe: Subscribe) -> Non
         frame.numpy(plane=2)
     with pytest.raises(TensorError, match="several planes"):
         np.from_dlpack(frame)
+    image = frame.image
+    whole = image.numpy()
+    assert same(whole, luma)
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        whole.flags.writeable = True
+    del whole, luma, chroma
+    frame.release()
+    with pytest.raises(OwnershipError, match="a frame of a stream that is over"):
+        image.numpy()
 
 
 @pytest.mark.skipif(not NUMPY_HAS_VERSIONS, reason="hardware: NumPy 2.1")

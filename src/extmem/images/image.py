@@ -163,7 +163,10 @@ class Image:
                 "copy with Device.upload and Device.readback"
             )
         self._look()
-        return np.ndarray(shape, dtype, mappings.buffer_of(self.memory._bytes()), offset, strides)
+        view = self.memory._bytes()
+        if self.ownership.read_only:
+            view = view.toreadonly()
+        return np.ndarray(shape, dtype, mappings.buffer_of(view), offset, strides)
 
     def _lies(
         self, level: int = 0, layer: int = 0, plane: int = 0
@@ -204,6 +207,8 @@ class Image:
             before = state.layout
             submit(self.device, lambda it: ownership.transition(it, self, before, _GENERAL))
             state.layout = _GENERAL
+        elif not state.here and state.keeper:
+            state.use()  # says why not
         elif not state.here and not state.warned:
             state.warned = True
             ownership.log.warning(
