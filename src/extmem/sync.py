@@ -445,7 +445,9 @@ class Fence(Synchronizer):
             return vk.vkGetFenceStatus(self.device.handle, self.handle) == vk.VK_SUCCESS
 
     def reset(self) -> None:
-        """Make it unsignalled again; a temporary import ends. Not while the device works on it."""
+        """Make it unsignalled again; a temporary import ends. Not while the device is to signal it:
+        that is a RuleViolation (01123).
+        """
         with self.life:
             self.device._work.collect()
             vk.vkResetFences(self.device.handle, 1, [self.handle])
