@@ -205,8 +205,11 @@ class Image:
         state = self.ownership
         if state.here and state.layout != _GENERAL:
             before = state.layout
-            submit(self.device, lambda it: ownership.transition(it, self, before, _GENERAL))
-            state.layout = _GENERAL
+            submit(
+                self.device,
+                lambda it: ownership.transition(it, self, before, _GENERAL),
+                submitted=state.in_general,
+            )
         elif not state.here and state.keeper:
             state.use()  # says why not
         elif not state.here and not state.warned:

@@ -19,7 +19,7 @@ from extmem.vk._structures import VkSubmitInfo, VkTimelineSemaphoreSubmitInfo
 from extmem.vk.record_commands import EXECUTABLE
 from extmem.world import Record, World
 
-__all__ = ["learn_submission", "submission"]
+__all__ = ["as_array", "learn_submission", "submission"]
 
 _MOST = 256  # shapes that are kept of a device
 _MOST_OF_A_KIND = 8  # semaphores or command buffers; a batch that has more is in no hurry
@@ -32,7 +32,7 @@ _values = ("pWaitSemaphoreValues", "pSignalSemaphoreValues")
 _NONE: dict[str, int] = {}
 _NO_RECORDS: dict[int, Record] = {}
 # A view of one structure as the array of one element that it is, which copies nothing.
-_one_of = (VkSubmitInfo * 1).from_buffer
+as_array = (VkSubmitInfo * 1).from_buffer
 
 
 class _Parts:
@@ -117,7 +117,7 @@ def _taken_apart(info: Any) -> _Parts | None:
         if count and (not address or given.get(name, -1) < count):
             return None
     parts = _Parts()
-    parts.alone, parts.several = _one_of(info), waits + signals > 1
+    parts.alone, parts.several = as_array(info), waits + signals > 1
     parts.plain_in, parts.queue = None, 0
     parts.own_bytes, parts.given = bytes(info), dict(given)
     parts.times, parts.times_bytes, parts.times_given = times, b"", _NONE

@@ -19,8 +19,7 @@ from extmem.vk.record_submits import submits_at_a_glance
 
 __all__ = ["vkQueueSubmit", "vkQueueSubmit2", "vkQueueSubmit2KHR"]
 
-# Views of one structure as the array of one element that it is, which copies nothing.
-_one_of_1 = (VkSubmitInfo * 1).from_buffer
+# As `glances_at_submits.as_array`.
 _one_of_2 = (VkSubmitInfo2 * 1).from_buffer
 
 
@@ -68,7 +67,7 @@ def _alone_of(info: Any) -> Any:
         if was == bytes(info) and given == info._given:
             return alone
     except AttributeError:  # the first time, or it has no arrays
-        alone = _one_of_1(info)
+        alone = glances_at_submits.as_array(info)
     check_counts(info)
     if hasattr(info, "_given"):
         info._alone = alone, bytes(info), dict(info._given)

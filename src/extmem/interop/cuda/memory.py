@@ -147,13 +147,11 @@ class CudaMemory:
         about.offset, about.size, about.flags = 0, self.size, 0
         with self._lock, self.gpu.current():
             if not self._pointer:
-                self._endings.then(self._unmap)
                 self._pointer = int(call("cuExternalMemoryGetMappedBuffer", self._memory, about))
+                self._endings.then(self._unmap)  # once: what could not be mapped may be tried again
             return self._pointer
 
     def _unmap(self) -> None:
-        if not self._pointer:
-            return
         with self.gpu.current():
             # What a stream still does with a tensor that is gone must be done before.
             call("cuCtxSynchronize")
