@@ -78,3 +78,9 @@ def unchecked(used_before: None) -> Iterator[Gpu]:
 def name() -> str:
     """A name that nobody has."""
     return unique_name()
+
+
+@pytest.fixture
+def by_the_embedded_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever names no driver gets that one, also in other processes."""
+    monkeypatch.setenv("EXTMEM_DRIVER", "embedded")

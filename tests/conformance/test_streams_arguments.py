@@ -16,10 +16,7 @@ from extmem.share.slots import decode_fields, encode_fields
 from tests.support import second
 from tests.support.streams import PATIENCE, fresh_name
 
-
-@pytest.fixture(autouse=True)
-def _embedded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EXTMEM_DRIVER", "embedded")
+pytestmark = pytest.mark.usefixtures("by_the_embedded_device")
 
 
 @pytest.fixture

@@ -26,12 +26,9 @@ from tests.support.streams import (
 )
 from tests.support.tensors import NUMPY_HAS_VERSIONS, Asking, Taken
 
+pytestmark = pytest.mark.usefixtures("by_the_embedded_device")
+
 SOON = 0.1  # seconds in which nothing happens
-
-
-@pytest.fixture(autouse=True)
-def _embedded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EXTMEM_DRIVER", "embedded")
 
 
 @pytest.fixture

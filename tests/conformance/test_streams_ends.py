@@ -22,12 +22,8 @@ from extmem.share import stream
 from tests.support import second
 from tests.support.streams import PATIENCE, fresh_name
 
+pytestmark = pytest.mark.usefixtures("by_the_embedded_device")
 fork = pytest.mark.skipif(sys.platform == "win32", reason="hardware: Windows has no fork")
-
-
-@pytest.fixture(autouse=True)
-def _embedded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EXTMEM_DRIVER", "embedded")
 
 
 @pytest.fixture
@@ -110,6 +106,7 @@ def test_the_end_of_the_interpreter(name: str) -> None:
     """What is open then says nothing, and brings nobody down."""
     program = f"""
 import extmem
+
 source = extmem.publish({name!r}, shape=4, dtype="uint8")
 frames = extmem.subscribe({name!r}, timeout=9)
 with source.frame():

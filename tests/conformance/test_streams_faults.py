@@ -23,12 +23,9 @@ from extmem.share import channel, joining, leases, looking, slots, stream, subsc
 from tests.support import second
 from tests.support.streams import PATIENCE, fresh_name
 
+pytestmark = pytest.mark.usefixtures("by_the_embedded_device")
+
 SOON = 0.1  # seconds in which nothing happens
-
-
-@pytest.fixture(autouse=True)
-def _embedded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EXTMEM_DRIVER", "embedded")
 
 
 @pytest.fixture

@@ -20,14 +20,11 @@ from extmem.share.stream import Stream
 from tests.support import second
 from tests.support.streams import PATIENCE, fresh_name
 
+pytestmark = pytest.mark.usefixtures("by_the_embedded_device")
+
 timers = pytest.mark.skipif(sys.platform == "win32", reason="hardware: Windows has no such timers")
 
 SLOTS = 5
-
-
-@pytest.fixture(autouse=True)
-def _embedded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EXTMEM_DRIVER", "embedded")
 
 
 @pytest.fixture
